@@ -1,0 +1,66 @@
+# pg_meminfo: the usual PGXS targets (all, install, installcheck, clean), and a few of our own (make help).
+
+# Our own targets must run before there is a pg_config, and PGXS would replace a target named check. So each run of make
+# is either theirs or ours.
+OURS = help demo check
+ifneq ($(filter $(OURS),$(MAKECMDGOALS)),)
+
+.PHONY: $(MAKECMDGOALS)
+
+help:
+	@sed -n 's/^## //p' Makefile
+## make                all of PGXS, with PG_CONFIG=/path/to/pg_config to choose the server:
+## make install        install the extension into that server
+## make installcheck   run the regression tests on a running server
+## make clean          remove what was built
+## make demo           on a throw-away cluster, show what the extension is for
+## make check          run all tests on throw-away clusters
+demo check:
+	@scripts/$@
+
+# The others among the goals are PGXS's.
+$(filter-out $(OURS),$(MAKECMDGOALS)):
+	@$(MAKE) $@
+
+else
+
+EXTENSION = pg_meminfo
+MODULES = pg_meminfo
+DATA = pg_meminfo--1.0.sql
+REGRESS = contract access processes queries schema invariants summary
+REGRESS_OPTS = --inputdir=regress
+EXTRA_CLEAN = target
+
+# Debian's server is built with LLVM, and PGXS then wants bitcode, which only clang makes.
+override with_llvm = no
+
+PG_CONFIG ?= pg_config
+PGXS := $(shell $(PG_CONFIG) --pgxs)
+ifeq ($(wildcard $(PGXS)),)
+$(error no PGXS found by "$(PG_CONFIG)": install the headers of your PostgreSQL server (Debian: postgresql-server-dev-N), or set PG_CONFIG)
+endif
+include $(PGXS)
+
+SUPPORTED_MAJORS = 15 16 17 18 19
+PG_MAJOR := $(filter $(SUPPORTED_MAJORS),$(MAJORVERSION))
+ifeq ($(PG_MAJOR),)
+$(error pg_meminfo supports PostgreSQL $(SUPPORTED_MAJORS), and "$(PG_CONFIG)" belongs to PostgreSQL $(VERSION))
+endif
+
+CARGO ?= cargo
+# pgrx-pg-sys asks for a newer compiler than it needs.
+CARGO_FLAGS = --locked --ignore-rust-version --features pg$(PG_MAJOR) --target-dir target/pg$(PG_MAJOR)
+LIBRARY = target/pg$(PG_MAJOR)/release/libpg_meminfo.so
+
+$(LIBRARY): Cargo.toml Cargo.lock build.rs pg_meminfo.control $(shell find src -name '*.rs')
+	PGRX_PG_CONFIG_PATH='$(shell command -v $(PG_CONFIG))' $(CARGO) build --release --lib $(CARGO_FLAGS)
+	touch $@
+
+# Compared, not dated: the one that was built last may be another major's.
+pg_meminfo$(DLSUFFIX): $(LIBRARY) FORCE
+	cmp -s $< $@ || cp $< $@
+
+.PHONY: FORCE
+FORCE:
+
+endif

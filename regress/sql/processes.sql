@@ -1,0 +1,44 @@
+--
+-- Which processes there are rows for
+--
+
+-- Every process of pg_stat_activity. One that has exited in between may be missing, and an autovacuum worker can come and
+-- go at any time, so it is not asked for.
+SELECT a.backend_type AS missing
+FROM pg_stat_activity a
+WHERE a.backend_type <> 'autovacuum worker'
+    AND NOT EXISTS (SELECT FROM get_all_smaps() s WHERE s.pid = a.pid);
+SELECT a.backend_type AS missing
+FROM pg_stat_activity a
+WHERE a.backend_type <> 'autovacuum worker' AND NOT EXISTS (SELECT FROM pg_meminfo_smaps(a.pid));
+SELECT a.backend_type AS missing
+FROM pg_stat_activity a
+WHERE a.backend_type <> 'autovacuum worker' AND NOT EXISTS (SELECT FROM smap_summary s WHERE s.pid = a.pid);
+
+-- And no others
+SELECT count(*) AS strangers FROM get_all_smaps() s WHERE s.pid NOT IN (SELECT pid FROM pg_stat_activity);
+
+-- The processes that any cluster has
+SELECT a.backend_type, count(*) > 0 AS has_mappings
+FROM pg_stat_activity a, LATERAL pg_meminfo_smaps(a.pid)
+WHERE a.backend_type IN ('checkpointer', 'background writer', 'walwriter') OR a.pid = pg_backend_pid()
+GROUP BY a.backend_type ORDER BY a.backend_type;
+
+-- The postmaster is a process of the cluster too, though not one of pg_stat_activity
+SELECT count(*) > 0 AS has_mappings
+FROM pg_meminfo_smaps(split_part(pg_read_file('postmaster.pid'), E'\n', 1)::int);
+
+-- Any other pid gives no rows
+SELECT count(*) FROM pg_meminfo_smaps(1);
+SELECT count(*) FROM pg_meminfo_smaps(0);
+SELECT count(*) FROM pg_meminfo_smaps(-1);
+SELECT count(*) FROM pg_meminfo_smaps(2147483647);
+SELECT count(*) FROM pg_meminfo_smaps((-2147483648)::int);
+SELECT count(*) FROM pg_meminfo_smaps(NULL);
+
+-- The program's own file, its stack and the main shared memory are among our mappings
+SELECT bool_or(name ~ '/postgres$' AND permissions = 'r-xp') AS program,
+    bool_or(name = '[stack]') AS stack,
+    bool_or(name = '[heap]') AS heap,
+    bool_or(permissions = 'rw-s' AND size >= pg_size_bytes(current_setting('shared_buffers'))) AS shared_memory
+FROM pg_meminfo_smaps(pg_backend_pid());

@@ -1,0 +1,23 @@
+--
+-- Moving, dropping and making the extension again
+--
+CREATE SCHEMA elsewhere;
+ALTER EXTENSION pg_meminfo SET SCHEMA elsewhere;
+SELECT count(*) FROM get_all_smaps();
+SELECT count(*) > 0 AS ok FROM elsewhere.get_all_smaps();
+SELECT count(*) > 0 AS ok FROM elsewhere.pg_meminfo_smaps(pg_backend_pid());
+SELECT count(*) AS own FROM elsewhere.smap_summary WHERE pid = pg_backend_pid();
+
+DROP EXTENSION pg_meminfo;
+SELECT count(*) FROM pg_proc WHERE proname ~ '^(get_all_smaps|pg_meminfo)';
+
+CREATE EXTENSION pg_meminfo SCHEMA elsewhere VERSION '1.0';
+SELECT count(*) AS own FROM elsewhere.smap_summary WHERE pid = pg_backend_pid();
+-- With neither schema in the path
+SET search_path = '';
+SELECT count(*) AS own FROM elsewhere.smap_summary WHERE pid = pg_catalog.pg_backend_pid();
+RESET search_path;
+
+ALTER EXTENSION pg_meminfo SET SCHEMA public;
+DROP SCHEMA elsewhere;
+SELECT count(*) AS own FROM smap_summary WHERE pid = pg_backend_pid();

@@ -1,0 +1,31 @@
+//! Bytes from outside, made storable as text.
+
+use pgrx_pg_sys as pg_sys;
+
+/// `bytes` if they are valid in the database's encoding. Otherwise a copy in `scratch`, in which each byte that is not part
+/// of a valid character stands as `\xNN`.
+pub fn storable<'a>(bytes: &'a [u8], scratch: &'a mut Vec<u8>) -> &'a [u8] {
+    // Every server encoding contains ASCII. A zero byte is valid in none of them.
+    if bytes.iter().all(|byte| (1..0x80).contains(byte)) {
+        return bytes;
+    }
+    scratch.clear();
+    let mut rest = bytes;
+    loop {
+        let (valid, invalid) = rest.split_at(valid_prefix(rest));
+        scratch.extend_from_slice(valid);
+        let Some((byte, behind)) = invalid.split_first() else { return scratch };
+        scratch.extend_from_slice(format!("\\x{byte:02x}").as_bytes());
+        rest = behind;
+    }
+}
+
+/// How many bytes at the beginning are whole, valid characters.
+fn valid_prefix(bytes: &[u8]) -> usize {
+    let length = i32::try_from(bytes.len()).expect("a line of /proc is shorter than 2 GiB");
+    // SAFETY: reads a plain variable.
+    let encoding = unsafe { pg_sys::GetDatabaseEncoding() };
+    // SAFETY: the pointer and the length are those of one slice, which is only read.
+    let valid = unsafe { pg_sys::pg_encoding_verifymbstr(encoding, bytes.as_ptr().cast(), length) };
+    valid as usize
+}

@@ -1,0 +1,132 @@
+//! How Postgres finds and calls us: the module magic, the version-1 records, the entry guard.
+
+use core::ffi::c_char;
+
+use pgrx_pg_sys as pg_sys;
+
+use super::access;
+
+// A bigint is passed by value, and text is built in this byte order.
+#[cfg(not(all(target_pointer_width = "64", target_endian = "little")))]
+compile_error!("pg_meminfo supports 64-bit little-endian machines");
+
+const ABI_EXTRA: [c_char; 32] = {
+    let text = pg_sys::FMGR_ABI_EXTRA.to_bytes();
+    let mut padded = [0; 32];
+    let mut at = 0;
+    while at < text.len() {
+        padded[at] = text[at] as c_char;
+        at += 1;
+    }
+    padded
+};
+
+#[cfg(any(feature = "pg15", feature = "pg16", feature = "pg17"))]
+const MAGIC: pg_sys::Pg_magic_struct = pg_sys::Pg_magic_struct {
+    len: size_of::<pg_sys::Pg_magic_struct>() as i32,
+    version: (pg_sys::PG_VERSION_NUM / 100) as i32,
+    funcmaxargs: pg_sys::FUNC_MAX_ARGS as i32,
+    indexmaxkeys: pg_sys::INDEX_MAX_KEYS as i32,
+    namedatalen: pg_sys::NAMEDATALEN as i32,
+    float8byval: pg_sys::FLOAT8PASSBYVAL as i32,
+    abi_extra: ABI_EXTRA,
+};
+
+// From 18 on the magic also says who we are, for pg_get_loaded_modules().
+#[cfg(not(any(feature = "pg15", feature = "pg16", feature = "pg17")))]
+const MAGIC: pg_sys::Pg_magic_struct = pg_sys::Pg_magic_struct {
+    len: size_of::<pg_sys::Pg_magic_struct>() as i32,
+    abi_fields: pg_sys::Pg_abi_values {
+        version: (pg_sys::PG_VERSION_NUM / 100) as i32,
+        funcmaxargs: pg_sys::FUNC_MAX_ARGS as i32,
+        indexmaxkeys: pg_sys::INDEX_MAX_KEYS as i32,
+        namedatalen: pg_sys::NAMEDATALEN as i32,
+        float8byval: pg_sys::FLOAT8PASSBYVAL as i32,
+        abi_extra: ABI_EXTRA,
+    },
+    name: c"pg_meminfo".as_ptr(),
+    version: concat!(env!("PG_MEMINFO_VERSION"), "\0").as_ptr().cast(),
+};
+
+/// Tells the server which Postgres this library was built for; it refuses to load another's.
+// SAFETY: the name is the one that the server looks up, and no other object in this library has it.
+#[unsafe(no_mangle)]
+pub extern "C" fn Pg_magic_func() -> *const pg_sys::Pg_magic_struct {
+    &MAGIC
+}
+
+/// Called once in each process that loads the library.
+// SAFETY: as for `Pg_magic_func`.
+#[unsafe(no_mangle)]
+pub extern "C-unwind" fn _PG_init() {
+    pg_sys::panic::register_pg_guard_panic_hook();
+}
+
+/// The calling convention of every function here.
+pub const FINFO: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
+
+/// One call of one of our functions by Postgres.
+pub struct Call {
+    fcinfo: pg_sys::FunctionCallInfo,
+}
+
+impl Call {
+    /// The call's own record, for functions of Postgres that take it.
+    pub fn fcinfo(&self) -> pg_sys::FunctionCallInfo {
+        self.fcinfo
+    }
+
+    /// Whether Postgres expects a set from this call is InitMaterializedSRF's to check; this is the set's record.
+    pub fn result_info(&self) -> *mut pg_sys::ReturnSetInfo {
+        // SAFETY: Postgres keeps the record valid for the length of the call.
+        let fcinfo = unsafe { &*self.fcinfo };
+        fcinfo.resultinfo.cast()
+    }
+
+    /// The `nth` argument, an integer. `None` if it is NULL.
+    pub fn int4(&self, nth: usize) -> Option<i32> {
+        // SAFETY: Postgres keeps the record valid for the length of the call.
+        let fcinfo = unsafe { &*self.fcinfo };
+        // SAFETY: the record is followed by as many arguments as it says.
+        let arguments = unsafe { fcinfo.args.as_slice(fcinfo.nargs as usize) };
+        let argument = &arguments[nth];
+        (!argument.isnull).then_some(argument.value.value() as i32)
+    }
+}
+
+/// Runs a function's body behind the gate and the guard. All the functions return sets, whose rows go elsewhere, so the
+/// result itself is always the empty Datum.
+///
+/// # Safety
+///
+/// Only for Postgres's own call of a version-1 function, directly in the `extern` function.
+pub unsafe fn enter(fcinfo: pg_sys::FunctionCallInfo, body: fn(&Call)) -> pg_sys::Datum {
+    let guarded = move || {
+        access::require_read_all_stats();
+        body(&Call { fcinfo });
+        pg_sys::Datum::null()
+    };
+    // SAFETY: above this frame are the `extern` function's, which has no destructors, and Postgres's.
+    unsafe { pg_sys::panic::pgrx_extern_c_guard(guarded) }
+}
+
+/// Defines the two symbols by which Postgres calls a function.
+macro_rules! sql_function {
+    ($(#[$doc:meta])* $symbol:literal, $finfo:literal => $name:ident, $info:ident, $body:path) => {
+        // SAFETY: the symbol is this function's alone.
+        #[unsafe(export_name = $finfo)]
+        #[doc = concat!("The version-1 record of `", $symbol, "`.")]
+        pub extern "C" fn $info() -> *const ::pgrx_pg_sys::Pg_finfo_record {
+            &$crate::pg::fmgr::FINFO
+        }
+
+        // SAFETY: the symbol is this function's alone.
+        #[unsafe(export_name = $symbol)]
+        $(#[$doc])*
+        pub unsafe extern "C-unwind" fn $name(fcinfo: ::pgrx_pg_sys::FunctionCallInfo) -> ::pgrx_pg_sys::Datum {
+            // SAFETY: Postgres is the caller, and there is nothing else in this frame.
+            unsafe { $crate::pg::fmgr::enter(fcinfo, $body) }
+        }
+    };
+}
+pub(crate) use sql_function;

@@ -1,0 +1,7 @@
+//! The kernel's side: what `/proc` prints, and how to read it without being lied to.
+//!
+//! Nothing in here knows Postgres.
+
+pub mod kv;
+pub mod process;
+pub mod smaps;

@@ -1,0 +1,260 @@
+//! One process, held so that nothing it does can make us report another one's memory, or half of its own.
+//!
+//! A pid is a name, and the kernel gives names again. [`Family::open`] therefore opens the directory `/proc/PID` once and
+//! reaches every file through that descriptor: when the process is gone, the descriptor leads nowhere, whoever has the
+//! pid by then. What it leads to is checked to be one of ours, and [`Process::read`] checks again after a file was read.
+//! That second look is what keeps half-read files out: the smaps of a process that dies while it is read ends early but
+//! cleanly, as if its mappings had been fewer.
+
+use std::ffi::{CStr, OsStr};
+use std::fmt;
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io::{self, Read};
+use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use memchr::memrchr;
+
+use super::kv;
+
+/// A kernel process identifier.
+pub type Pid = i32;
+
+/// Why a process gave no data.
+#[derive(Debug)]
+pub enum Error {
+    /// It has exited, or it is none of ours: there is nothing to report about it.
+    Gone,
+    /// It is there, but the kernel does not let us read it.
+    Denied,
+    /// The failure is ours or the system's, and says nothing about the process.
+    System {
+        /// What could not be opened or read.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// Tells a process that went away or is closed to us from a failure of our own.
+    fn of(source: io::Error, path: impl FnOnce() -> PathBuf) -> Self {
+        match source.raw_os_error() {
+            // ENOENT by name; ESRCH through a held directory, or from a read.
+            Some(libc::ENOENT | libc::ESRCH) => Error::Gone,
+            Some(libc::EACCES | libc::EPERM) => Error::Denied,
+            _ => Error::System { path: path(), source },
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Gone => write!(f, "no such process"),
+            Error::Denied => write!(f, "permission denied"),
+            Error::System { path, source } => write!(f, "{}: {source}", path.display()),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// A parent and its children, as far as they run the parent's program. We are one of them.
+///
+/// The program tells children apart from strangers: a parent that is PID 1 of a container inherits every orphan there,
+/// and a child may run a shell command.
+#[derive(Debug)]
+pub struct Family {
+    parent: Pid,
+    program: FileId,
+}
+
+/// Which file it is, by whatever name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+impl From<Metadata> for FileId {
+    fn from(metadata: Metadata) -> Self {
+        FileId { device: metadata.dev(), inode: metadata.ino() }
+    }
+}
+
+impl Family {
+    /// The family of `parent`, which runs the same program as we do.
+    pub fn of(parent: Pid) -> Result<Self, Error> {
+        let path = "/proc/self/exe";
+        match fs::metadata(path) {
+            Ok(metadata) => Ok(Family { parent, program: metadata.into() }),
+            Err(source) => Err(Error::System { path: path.into(), source }),
+        }
+    }
+
+    /// Takes hold of a process of the family. [`Error::Gone`] if `pid` is not one.
+    pub fn open(&self, pid: Pid) -> Result<Process, Error> {
+        let path = PathBuf::from(format!("/proc/{pid}"));
+        let directory = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_PATH | libc::O_DIRECTORY)
+            .open(&path)
+            .map_err(|source| Error::of(source, || path.clone()))?;
+        let mut process = Process { directory, path, identity: Identity::default() };
+        process.identity = process.look()?;
+        let related = pid == self.parent || process.identity.parent == self.parent;
+        if related && self.runs_our_program(&process)? { Ok(process) } else { Err(Error::Gone) }
+    }
+
+    /// Whether the process runs the family's program. A process whose program we may not see counts as one that does:
+    /// it is a child of the parent, and not to be able to read it is worth a word to the user.
+    fn runs_our_program(&self, process: &Process) -> Result<bool, Error> {
+        let program = process
+            .open(c"exe", libc::O_PATH)
+            .and_then(|file| file.metadata().map_err(|source| Error::of(source, || process.path.join("exe"))));
+        match program {
+            Ok(metadata) => Ok(FileId::from(metadata) == self.program),
+            Err(Error::Denied) => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// What `/proc/PID/stat` says about who a process is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Identity {
+    parent: Pid,
+    /// In clock ticks since boot.
+    start_time: u64,
+}
+
+impl Identity {
+    /// Parses stat. Refuses a process that has exited and only waits to be reaped, and a thread, which has an unlisted
+    /// directory in `/proc` too, but no signal to send to a parent.
+    fn parse(stat: &[u8]) -> Option<Result<Self, Error>> {
+        // The second field is the program's name in parentheses, and the name may contain anything, parentheses too.
+        let fields = stat.get(memrchr(b')', stat)? + 1..)?.trim_ascii();
+        let mut fields = fields.split(|&byte| byte == b' ');
+        let state = fields.next()?;
+        let parent = Pid::try_from(kv::decimal(fields.next()?)?).ok()?;
+        let start_time = kv::decimal(fields.nth(17)?)?;
+        let is_thread = fields.nth(15)? == b"-1";
+        let is_dead = matches!(state, b"Z" | b"X" | b"x");
+        Some(if is_thread || is_dead { Err(Error::Gone) } else { Ok(Identity { parent, start_time }) })
+    }
+}
+
+/// A process, held by its directory in `/proc`.
+#[derive(Debug)]
+pub struct Process {
+    directory: File,
+    path: PathBuf,
+    identity: Identity,
+}
+
+impl Process {
+    /// Where the process's file is, for messages.
+    pub fn path(&self, name: &CStr) -> PathBuf {
+        self.path.join(Path::new(OsStr::from_bytes(name.to_bytes())))
+    }
+
+    /// Reads the whole of one of the process's files into `buffer`, and proves that it is whole: the process is still the
+    /// same, and alive. `between_reads` is called after each read and may unwind.
+    pub fn read<'b>(
+        &self,
+        name: &CStr,
+        buffer: &'b mut Buffer,
+        between_reads: impl FnMut(),
+    ) -> Result<&'b [u8], Error> {
+        let mut file = self.open(name, libc::O_RDONLY)?;
+        buffer.fill(&mut file, between_reads).map_err(|source| Error::of(source, || self.path(name)))?;
+        if self.look()? == self.identity { Ok(buffer.text()) } else { Err(Error::Gone) }
+    }
+
+    /// Who the process is at this moment.
+    fn look(&self) -> Result<Identity, Error> {
+        // 52 numbers of up to 20 digits and a name of up to 64 bytes fit.
+        let mut stat = [0; 2048];
+        let mut file = self.open(c"stat", libc::O_RDONLY)?;
+        let length = read(&mut file, &mut stat).map_err(|source| Error::of(source, || self.path(c"stat")))?;
+        Identity::parse(&stat[..length]).unwrap_or_else(|| {
+            let source = io::Error::new(io::ErrorKind::InvalidData, "not in the form that proc(5) describes");
+            Err(Error::System { path: self.path(c"stat"), source })
+        })
+    }
+
+    /// Opens one of the process's files, by way of the directory that we hold.
+    fn open(&self, name: &CStr, flags: i32) -> Result<File, Error> {
+        // SAFETY: the descriptor is open for as long as `self.directory` lives, and `name` ends with a NUL.
+        let fd = unsafe { libc::openat(self.directory.as_raw_fd(), name.as_ptr(), flags | libc::O_CLOEXEC) };
+        if fd < 0 {
+            return Err(Error::of(io::Error::last_os_error(), || self.path(name)));
+        }
+        // SAFETY: openat() has just opened it, so nobody else owns it.
+        Ok(unsafe { File::from_raw_fd(fd) })
+    }
+}
+
+/// One read(2), repeated only if a signal came first.
+fn read(file: &mut File, space: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match file.read(space) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
+
+/// Room for the whole of one file, used again for the next. It grows to the largest file and never shrinks.
+#[derive(Debug, Default)]
+pub struct Buffer {
+    bytes: Vec<u8>,
+    length: usize,
+}
+
+impl Buffer {
+    /// What read(2) is always offered. The kernel gives about a page a call, but a record with a long path is larger, and
+    /// is consistent in itself only if it is read in one go: 4096 bytes of path, each escaped to four, and its keys.
+    const LEAST_SPACE: usize = 32 * 1024;
+
+    /// How large the buffer is to begin with: an idle backend's smaps, and some.
+    const INITIAL: usize = 256 * 1024;
+
+    /// What the last [`Buffer::fill`] read.
+    fn text(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+
+    /// Reads a file to its end.
+    fn fill(&mut self, file: &mut File, mut between_reads: impl FnMut()) -> io::Result<()> {
+        self.length = 0;
+        loop {
+            self.make_space()?;
+            let count = read(file, &mut self.bytes[self.length..])?;
+            if count == 0 {
+                return Ok(());
+            }
+            self.length += count;
+            between_reads();
+        }
+    }
+
+    /// Grows the buffer if a read could need more than is left. To run out of memory is an error here, not the abort that
+    /// a plain `Vec` would make of it.
+    fn make_space(&mut self) -> io::Result<()> {
+        if self.bytes.len() - self.length < Self::LEAST_SPACE {
+            let size = (2 * self.bytes.len()).max(Self::INITIAL);
+            self.bytes
+                .try_reserve_exact(size - self.bytes.len())
+                .map_err(|_| io::Error::from_raw_os_error(libc::ENOMEM))?;
+            self.bytes.resize(size, 0);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,272 @@
+use std::io::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::{Child, Command, Stdio};
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// A child process, which runs until it is dropped.
+struct Running(Child);
+
+impl Running {
+    /// A child that runs this very program, as a backend runs the postmaster's.
+    fn sibling() -> Self {
+        let this_waits = ["--exact", "proc::process::tests::waits", "--ignored", "--nocapture"];
+        Self::start(Command::new("/proc/self/exe").args(this_waits))
+    }
+
+    fn stranger() -> Self {
+        Self::start(&mut Command::new("cat"))
+    }
+
+    fn start(command: &mut Command) -> Self {
+        Running(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap())
+    }
+
+    fn pid(&self) -> Pid {
+        self.0.id() as Pid
+    }
+
+    /// Ends the process and leaves it a zombie.
+    fn kill(&mut self) {
+        self.0.kill().unwrap();
+        while !fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap().contains(") Z ") {
+            std::thread::yield_now();
+        }
+    }
+
+    /// Ends the process and removes it from the process table.
+    fn reap(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+
+    /// How many descriptors of ours lead into the process's directory.
+    fn held(&self) -> usize {
+        let directory = format!("/proc/{}", self.pid());
+        let links = fs::read_dir("/proc/self/fd").unwrap().filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+        links.filter(|link| link.starts_with(&directory)).count()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+#[ignore = "not a test: what the children of other tests run"]
+fn waits() {
+    let _ = io::stdin().read(&mut [0]);
+}
+
+fn me() -> Pid {
+    std::process::id() as Pid
+}
+
+fn family() -> Family {
+    Family::of(me()).unwrap()
+}
+
+fn is_gone<T>(result: Result<T, Error>) -> bool {
+    matches!(result, Err(Error::Gone))
+}
+
+// Who belongs to the family.
+
+#[test]
+fn the_parent_and_its_children() {
+    let mut buffer = Buffer::default();
+    let parent = family().open(me()).unwrap();
+    assert_eq!(parent.read(c"cmdline", &mut buffer, || ()).unwrap(), fs::read("/proc/self/cmdline").unwrap());
+    let child = Running::sibling();
+    let process = family().open(child.pid()).unwrap();
+    let expected = fs::read(format!("/proc/{}/cmdline", child.pid())).unwrap();
+    assert_eq!(process.read(c"cmdline", &mut buffer, || ()).unwrap(), expected);
+}
+
+#[test]
+fn a_child_with_another_program_is_a_stranger() {
+    assert!(is_gone(family().open(Running::stranger().pid())));
+}
+
+#[test]
+fn somebody_elses_child_is_a_stranger() {
+    let child = Running::sibling();
+    let other_family = Family { parent: Running::stranger().pid(), ..family() };
+    assert!(is_gone(other_family.open(child.pid())));
+}
+
+#[test]
+fn no_such_process() {
+    for pid in [Pid::MAX, 0, -1, Pid::MIN] {
+        assert!(is_gone(family().open(pid)), "{pid}");
+    }
+}
+
+#[test]
+fn a_thread_is_no_process() {
+    let (send, receive) = std::sync::mpsc::channel();
+    let (stop, stopped) = std::sync::mpsc::channel::<()>();
+    let thread = std::thread::spawn(move || {
+        let own = fs::read_link("/proc/thread-self").unwrap();
+        send.send(own.file_name().unwrap().to_str().unwrap().parse::<Pid>().unwrap()).unwrap();
+        let _ = stopped.recv();
+    });
+    let tid = receive.recv().unwrap();
+    assert_ne!(tid, me());
+    // As seen from a parent, the thread's parent is that of its process.
+    let grandparent = family().open(me()).unwrap().identity.parent;
+    assert!(is_gone(Family { parent: grandparent, ..family() }.open(tid)));
+    drop(stop);
+    thread.join().unwrap();
+}
+
+// Processes that go away.
+
+#[test]
+fn a_zombie_is_gone() {
+    let mut child = Running::sibling();
+    child.kill();
+    assert!(is_gone(family().open(child.pid())));
+}
+
+#[test]
+fn gone_after_it_was_opened() {
+    let mut buffer = Buffer::default();
+    for end in [Running::kill, Running::reap] {
+        let mut child = Running::sibling();
+        let process = family().open(child.pid()).unwrap();
+        end(&mut child);
+        assert!(is_gone(process.read(c"smaps", &mut buffer, || ())));
+    }
+}
+
+#[test]
+fn gone_in_mid_file() {
+    let mut buffer = Buffer::default();
+    for end in [Running::kill, Running::reap] {
+        let mut child = Running::sibling();
+        let process = family().open(child.pid()).unwrap();
+        let mut reads = 0;
+        let result = process.read(c"smaps", &mut buffer, || {
+            reads += 1;
+            if reads == 1 {
+                end(&mut child);
+            }
+        });
+        assert!(is_gone(result));
+        assert!(reads > 0);
+    }
+}
+
+#[test]
+fn another_process_with_the_same_pid_is_not_the_same() {
+    let child = Running::sibling();
+    let mut process = family().open(child.pid()).unwrap();
+    process.identity.start_time += 1;
+    assert!(is_gone(process.read(c"smaps", &mut Buffer::default(), || ())));
+}
+
+#[test]
+fn an_adopted_process_is_no_longer_of_the_family() {
+    let child = Running::sibling();
+    let mut process = family().open(child.pid()).unwrap();
+    process.identity.parent += 1;
+    assert!(is_gone(process.read(c"smaps", &mut Buffer::default(), || ())));
+}
+
+// Reading.
+
+#[test]
+fn reads_the_whole_file_between_calls() {
+    let child = Running::sibling();
+    let mut buffer = Buffer::default();
+    let mut reads = 0;
+    let process = family().open(child.pid()).unwrap();
+    let smaps = process.read(c"smaps", &mut buffer, || reads += 1).unwrap();
+    assert!(smaps.len() > 4096 && smaps.ends_with(b"\n"));
+    assert!(reads > 1, "smaps comes a page at a time");
+}
+
+#[test]
+fn unwinding_between_reads_leaks_no_descriptor() {
+    let child = Running::sibling();
+    let unwound = catch_unwind(AssertUnwindSafe(|| {
+        let process = family().open(child.pid()).unwrap();
+        assert!(child.held() > 0);
+        let _ = process.read(c"smaps", &mut Buffer::default(), || std::panic::resume_unwind(Box::new(())));
+    }));
+    assert!(unwound.is_err());
+    assert_eq!(child.held(), 0);
+}
+
+#[test]
+fn failures_leak_no_descriptor() {
+    let child = Running::sibling();
+    let process = family().open(child.pid()).unwrap();
+    assert!(is_gone(process.read(c"no_such_file", &mut Buffer::default(), || ())));
+    assert!(process.read(c"task", &mut Buffer::default(), || ()).is_err());
+    assert_eq!(child.held(), 1);
+    drop(process);
+    assert_eq!(child.held(), 0);
+}
+
+#[test]
+fn a_directory_is_not_read() {
+    let child = Running::sibling();
+    let process = family().open(child.pid()).unwrap();
+    let Err(Error::System { path, source }) = process.read(c"task", &mut Buffer::default(), || ()) else {
+        panic!("a directory was read")
+    };
+    assert_eq!(path, PathBuf::from(format!("/proc/{}/task", child.pid())));
+    assert_eq!(source.raw_os_error(), Some(libc::EISDIR));
+}
+
+#[test]
+fn whose_failure_it_is() {
+    let of = |errno| Error::of(io::Error::from_raw_os_error(errno), || PathBuf::from("/proc/1/smaps"));
+    for errno in [libc::ENOENT, libc::ESRCH] {
+        assert!(matches!(of(errno), Error::Gone));
+    }
+    for errno in [libc::EACCES, libc::EPERM] {
+        assert!(matches!(of(errno), Error::Denied));
+    }
+    for errno in [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::EIO, libc::EISDIR, libc::ENOTDIR] {
+        assert!(matches!(of(errno), Error::System { source, .. } if source.raw_os_error() == Some(errno)));
+    }
+}
+
+#[test]
+fn stat_with_any_program_name() {
+    let tail = " S 7 1 1 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 4711 1 1 1 1 1 1 1 0 0 0 0 0 0 0 0 0 17 0 0 0 0 0 0 0\n";
+    for name in ["postgres", "a b", ")", ") Z 1 (", "(", ""] {
+        let stat = format!("12 ({name}){tail}");
+        let identity = Identity::parse(stat.as_bytes()).unwrap().unwrap();
+        assert_eq!(identity, Identity { parent: 7, start_time: 4711 });
+        for state in [" Z ", " X ", " x "] {
+            assert!(is_gone(Identity::parse(stat.replace(" S ", state).as_bytes()).unwrap()));
+        }
+    }
+    for bad in ["", "12", "12 (postgres", "12 (postgres)", "12 (postgres) S", "12 (postgres) S 7 1 1"] {
+        assert!(Identity::parse(bad.as_bytes()).is_none(), "{bad}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_buffer_holds_each_file_exactly(sizes in prop::collection::vec(0..2_000_000usize, 1..4)) {
+        let mut buffer = Buffer::default();
+        for (nth, size) in sizes.into_iter().enumerate() {
+            let content: Vec<u8> = (0..size).map(|at| (at * 31 + nth) as u8).collect();
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(&content).unwrap();
+            io::Seek::rewind(&mut file).unwrap();
+            buffer.fill(&mut file, || ()).unwrap();
+            prop_assert!(buffer.text() == content);
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! The oracle: smaps parsed the slow and obvious way, with owned strings and a map per mapping.
+//!
+//! It shares no code with the tokenizer and takes other roads: it cuts the text into lines first, tells headers by their
+//! shape, and looks values up by key at the end.
+
+use std::collections::HashMap;
+
+/// A mapping, with its keys as text.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct NaiveMapping {
+    pub start: String,
+    pub end: String,
+    pub permissions: String,
+    pub offset: String,
+    pub major: String,
+    pub minor: String,
+    pub inode: String,
+    pub path: String,
+    pub keys: HashMap<String, String>,
+}
+
+/// Every mapping of a file, or the number of the first line that has no place in one. Bytes are read as Latin-1, which
+/// has a character for each of them.
+pub fn parse(text: &[u8]) -> Result<Vec<NaiveMapping>, usize> {
+    let text: String = text.iter().map(|&byte| byte as char).collect();
+    let mut mappings: Vec<NaiveMapping> = Vec::new();
+    for (index, line) in text.split_inclusive('\n').enumerate() {
+        let bad = index + 1;
+        let line = line.strip_suffix('\n').ok_or(bad)?;
+        if let Some(header) = parse_header(line) {
+            mappings.push(header);
+            continue;
+        }
+        let (key, value) = line.split_once(':').ok_or(bad)?;
+        if key.is_empty() || key.contains(' ') {
+            return Err(bad);
+        }
+        let mapping = mappings.last_mut().ok_or(bad)?;
+        mapping.keys.insert(key.to_string(), value.to_string());
+    }
+    Ok(mappings)
+}
+
+fn parse_header(line: &str) -> Option<NaiveMapping> {
+    let mut parts = line.splitn(6, ' ');
+    let (start, end) = parts.next()?.split_once('-')?;
+    let permissions = parts.next()?;
+    let offset = parts.next()?;
+    let (major, minor) = parts.next()?.split_once(':')?;
+    let inode = parts.next()?;
+    let path = parts.next().unwrap_or("").trim_start_matches(' ');
+
+    let hexadecimal = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_hexdigit());
+    let decimal = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_digit());
+    if ![start, end, offset, major, minor].into_iter().all(hexadecimal)
+        || permissions.chars().count() != 4
+        || !decimal(inode)
+    {
+        return None;
+    }
+    Some(NaiveMapping {
+        start: start.into(),
+        end: end.into(),
+        permissions: permissions.into(),
+        offset: offset.into(),
+        major: major.into(),
+        minor: minor.into(),
+        inode: inode.into(),
+        path: path.into(),
+        keys: HashMap::new(),
+    })
+}
+
+/// A value read as a number: `None` without the key, `Some(None)` if it is not a 64-bit number with the unit that the
+/// key needs.
+pub fn number(mapping: &NaiveMapping, key: &str) -> Option<Option<u64>> {
+    let value = mapping.keys.get(key)?;
+    let space = [' ', '\t', '\r', '\x0c'];
+    let value = value.trim_matches(space);
+    let digits = if matches!(key, "THPeligible" | "ProtectionKey") { Some(value) } else { value.strip_suffix(" kB") };
+    let Some(digits) = digits else { return Some(None) };
+    if !digits.chars().all(|c| c.is_ascii_digit()) {
+        return Some(None);
+    }
+    Some(digits.parse().ok())
+}

@@ -1,0 +1,4 @@
+//! The bridge: each SQL function reads by way of `proc` and answers by way of `pg`. One file for each family of functions.
+
+mod reader;
+mod smaps;

@@ -1,0 +1,165 @@
+//! Every mapping: `get_all_smaps()` and `pg_meminfo_smaps(pid)`.
+
+use crate::pg::backends;
+use crate::pg::fmgr::{Call, sql_function};
+use crate::pg::srf::{Column, ResultSet};
+use crate::proc::process::Pid;
+use crate::proc::smaps::{self, Field, Mapping, Value};
+
+use super::reader::Reader;
+
+sql_function! {
+    /// `get_all_smaps()`
+    "get_smaps", "pg_finfo_get_smaps" => get_smaps, get_smaps_info, get_all_smaps
+}
+
+sql_function! {
+    /// `pg_meminfo_smaps(pid)`
+    "pg_meminfo_smaps", "pg_finfo_pg_meminfo_smaps" => pg_meminfo_smaps, pg_meminfo_smaps_info, smaps_of_process
+}
+
+/// The published contract: kB, as int4.
+const CONTRACT: [Column; 33] = [
+    Column::int4("pid"),
+    Column::text("start_address"),
+    Column::text("end_address"),
+    Column::char("permissions"),
+    Column::text("byte_offset"),
+    Column::char("dev_major"),
+    Column::char("dev_minor"),
+    Column::int4("inode"),
+    Column::text("sys_path"),
+    Column::int4("mem_size"),
+    Column::int4("kernel_page_size"),
+    Column::int4("mmu_page_size"),
+    Column::int4("rss"),
+    Column::int4("pss"),
+    Column::int4("pss_dirty"),
+    Column::int4("shared_clean"),
+    Column::int4("shared_dirty"),
+    Column::int4("private_clean"),
+    Column::int4("private_dirty"),
+    Column::int4("referenced"),
+    Column::int4("anonymous"),
+    Column::int4("ksm"),
+    Column::int4("lazy_free"),
+    Column::int4("anon_huge_pages"),
+    Column::int4("shmem_pmd_mapped"),
+    Column::int4("file_pmd_mapped"),
+    Column::int4("shared_huge_tlb"),
+    Column::int4("private_huge_tlb"),
+    Column::int4("swap"),
+    Column::int4("swap_pss"),
+    Column::int4("locked"),
+    Column::int4("thp_eligible"),
+    Column::text("vm_flags"),
+];
+
+/// The new surface: bytes, as bigint.
+const SMAPS: [Column; 32] = [
+    Column::text("start_address"),
+    Column::text("end_address"),
+    Column::text("permissions"),
+    Column::int8("byte_offset"),
+    Column::text("device"),
+    Column::int8("inode"),
+    Column::text("name"),
+    Column::int8("size"),
+    Column::int8("kernel_page_size"),
+    Column::int8("mmu_page_size"),
+    Column::int8("rss"),
+    Column::int8("pss"),
+    Column::int8("pss_dirty"),
+    Column::int8("shared_clean"),
+    Column::int8("shared_dirty"),
+    Column::int8("private_clean"),
+    Column::int8("private_dirty"),
+    Column::int8("referenced"),
+    Column::int8("anonymous"),
+    Column::int8("ksm"),
+    Column::int8("lazy_free"),
+    Column::int8("anon_huge_pages"),
+    Column::int8("shmem_pmd_mapped"),
+    Column::int8("file_pmd_mapped"),
+    Column::int8("shared_hugetlb"),
+    Column::int8("private_hugetlb"),
+    Column::int8("swap"),
+    Column::int8("swap_pss"),
+    Column::int8("locked"),
+    Column::bool("thp_eligible"),
+    Column::int4("protection_key"),
+    Column::text("vm_flags"),
+];
+
+fn get_all_smaps(call: &Call) {
+    let mut rows = ResultSet::start(call, &CONTRACT);
+    let mut reader = Reader::new();
+    for pid in backends::pids() {
+        for_each_mapping(&mut reader, pid, |mapping| put_contract_row(&mut rows, pid, mapping));
+    }
+    reader.warn_of_denied();
+}
+
+fn smaps_of_process(call: &Call) {
+    let mut rows = ResultSet::start(call, &SMAPS);
+    let Some(pid) = call.int4(0) else { return };
+    let mut reader = Reader::new();
+    for_each_mapping(&mut reader, pid, |mapping| put_row(&mut rows, mapping));
+    reader.warn_if_denied(pid);
+}
+
+fn for_each_mapping(reader: &mut Reader, pid: Pid, mut put: impl FnMut(&Mapping)) {
+    let Some(text) = reader.read(pid, c"smaps") else { return };
+    for mapping in smaps::mappings(text.bytes) {
+        put(&mapping.unwrap_or_else(|malformed| text.raise_malformed(&malformed)));
+    }
+}
+
+/// A key that the kernel does not print is 0 here, and a number that int4 cannot hold is NULL.
+fn put_contract_row(rows: &mut ResultSet, pid: Pid, mapping: &Mapping) {
+    let int4 = |number: u64| i32::try_from(number).ok();
+    let number = |field| match mapping.value(field) {
+        Value::Absent => Some(0),
+        Value::Unusable => None,
+        Value::Number(number) => int4(number),
+    };
+    let (major, minor) = mapping.device_parts();
+    rows.int4(Some(pid));
+    rows.text(Some(mapping.start));
+    rows.text(Some(mapping.end));
+    rows.char(Some(mapping.permissions));
+    rows.text(Some(mapping.offset));
+    rows.char(Some(major));
+    rows.char(Some(minor));
+    rows.int4(mapping.inode.and_then(int4));
+    rows.text(Some(mapping.path));
+    for field in Field::KILOBYTES {
+        rows.int4(number(field));
+    }
+    rows.int4(number(Field::ThpEligible));
+    rows.text(Some(mapping.vm_flags.unwrap_or_default()));
+    rows.end_row();
+}
+
+/// A key that the kernel does not print is NULL here.
+fn put_row(rows: &mut ResultSet, mapping: &Mapping) {
+    let number = |field| match mapping.value(field) {
+        Value::Absent | Value::Unusable => None,
+        Value::Number(number) => Some(number),
+    };
+    let int8 = |number: u64| i64::try_from(number).ok();
+    rows.text(Some(mapping.start));
+    rows.text(Some(mapping.end));
+    rows.text(Some(mapping.permissions));
+    rows.int8(mapping.byte_offset().and_then(int8));
+    rows.text(Some(mapping.device));
+    rows.int8(mapping.inode.and_then(int8));
+    rows.text((!mapping.path.is_empty()).then_some(mapping.path));
+    for field in Field::KILOBYTES {
+        rows.int8(number(field).and_then(|kilobytes| kilobytes.checked_mul(1024)).and_then(int8));
+    }
+    rows.bool(number(Field::ThpEligible).map(|flag| flag != 0));
+    rows.int4(number(Field::ProtectionKey).and_then(|key| i32::try_from(key).ok()));
+    rows.text(mapping.vm_flags);
+    rows.end_row();
+}
