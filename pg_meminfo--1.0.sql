@@ -165,33 +165,61 @@ protection_key (number): memory protection key (ProtectionKey, Linux 4.6, on pro
 vm_flags (text): flags of the mapping, two-letter words of proc(5) (VmFlags)';
 
 -- smap_summary: get_all_smaps() added up for each process, in kB
+--
+-- Added up inside LATERAL, not by GROUP BY: so conditions on pid and joins
+-- choose the processes before any of their files is read.
 CREATE VIEW smap_summary AS
     SELECT a.pid,
-           (coalesce(sum(m.size), 0) / 1024)::bigint AS mem_size,
-           coalesce(max(m.kernel_page_size), 0) / 1024 AS kernel_page_size,
-           coalesce(max(m.mmu_page_size), 0) / 1024 AS mmu_page_size,
-           (coalesce(sum(m.rss), 0) / 1024)::bigint AS rss,
-           (coalesce(sum(m.pss), 0) / 1024)::bigint AS pss,
-           (coalesce(sum(m.pss_dirty), 0) / 1024)::bigint AS pss_dirty,
-           (coalesce(sum(m.shared_clean), 0) / 1024)::bigint AS shared_clean,
-           (coalesce(sum(m.shared_dirty), 0) / 1024)::bigint AS shared_dirty,
-           (coalesce(sum(m.private_clean), 0) / 1024)::bigint AS private_clean,
-           (coalesce(sum(m.private_dirty), 0) / 1024)::bigint AS private_dirty,
-           (coalesce(sum(m.referenced), 0) / 1024)::bigint AS referenced,
-           (coalesce(sum(m.anonymous), 0) / 1024)::bigint AS anonymous,
-           (coalesce(sum(m.ksm), 0) / 1024)::bigint AS ksm,
-           (coalesce(sum(m.lazy_free), 0) / 1024)::bigint AS lazy_free,
-           (coalesce(sum(m.anon_huge_pages), 0) / 1024)::bigint AS anon_huge_pages,
-           (coalesce(sum(m.shmem_pmd_mapped), 0) / 1024)::bigint AS shmem_pmd_mapped,
-           (coalesce(sum(m.file_pmd_mapped), 0) / 1024)::bigint AS file_pmd_mapped,
-           (coalesce(sum(m.shared_hugetlb), 0) / 1024)::bigint AS shared_huge_tlb,
-           (coalesce(sum(m.private_hugetlb), 0) / 1024)::bigint AS private_huge_tlb,
-           (coalesce(sum(m.swap), 0) / 1024)::bigint AS swap,
-           (coalesce(sum(m.swap_pss), 0) / 1024)::bigint AS swap_pss,
-           (coalesce(sum(m.locked), 0) / 1024)::bigint AS locked,
-           count(*) FILTER (WHERE m.thp_eligible) AS thp_eligible
-    FROM pg_stat_activity a, LATERAL pg_meminfo_smaps(a.pid) m
-    GROUP BY a.pid;
+           s.mem_size,
+           s.kernel_page_size,
+           s.mmu_page_size,
+           s.rss,
+           s.pss,
+           s.pss_dirty,
+           s.shared_clean,
+           s.shared_dirty,
+           s.private_clean,
+           s.private_dirty,
+           s.referenced,
+           s.anonymous,
+           s.ksm,
+           s.lazy_free,
+           s.anon_huge_pages,
+           s.shmem_pmd_mapped,
+           s.file_pmd_mapped,
+           s.shared_huge_tlb,
+           s.private_huge_tlb,
+           s.swap,
+           s.swap_pss,
+           s.locked,
+           s.thp_eligible
+    FROM pg_stat_activity a, LATERAL (
+        SELECT (coalesce(sum(m.size), 0) / 1024)::bigint AS mem_size,
+               coalesce(max(m.kernel_page_size), 0) / 1024 AS kernel_page_size,
+               coalesce(max(m.mmu_page_size), 0) / 1024 AS mmu_page_size,
+               (coalesce(sum(m.rss), 0) / 1024)::bigint AS rss,
+               (coalesce(sum(m.pss), 0) / 1024)::bigint AS pss,
+               (coalesce(sum(m.pss_dirty), 0) / 1024)::bigint AS pss_dirty,
+               (coalesce(sum(m.shared_clean), 0) / 1024)::bigint AS shared_clean,
+               (coalesce(sum(m.shared_dirty), 0) / 1024)::bigint AS shared_dirty,
+               (coalesce(sum(m.private_clean), 0) / 1024)::bigint AS private_clean,
+               (coalesce(sum(m.private_dirty), 0) / 1024)::bigint AS private_dirty,
+               (coalesce(sum(m.referenced), 0) / 1024)::bigint AS referenced,
+               (coalesce(sum(m.anonymous), 0) / 1024)::bigint AS anonymous,
+               (coalesce(sum(m.ksm), 0) / 1024)::bigint AS ksm,
+               (coalesce(sum(m.lazy_free), 0) / 1024)::bigint AS lazy_free,
+               (coalesce(sum(m.anon_huge_pages), 0) / 1024)::bigint AS anon_huge_pages,
+               (coalesce(sum(m.shmem_pmd_mapped), 0) / 1024)::bigint AS shmem_pmd_mapped,
+               (coalesce(sum(m.file_pmd_mapped), 0) / 1024)::bigint AS file_pmd_mapped,
+               (coalesce(sum(m.shared_hugetlb), 0) / 1024)::bigint AS shared_huge_tlb,
+               (coalesce(sum(m.private_hugetlb), 0) / 1024)::bigint AS private_huge_tlb,
+               (coalesce(sum(m.swap), 0) / 1024)::bigint AS swap,
+               (coalesce(sum(m.swap_pss), 0) / 1024)::bigint AS swap_pss,
+               (coalesce(sum(m.locked), 0) / 1024)::bigint AS locked,
+               count(*) FILTER (WHERE m.thp_eligible) AS thp_eligible
+        FROM pg_meminfo_smaps(a.pid) m
+        HAVING count(*) > 0
+    ) s;
 
 GRANT SELECT ON smap_summary TO PUBLIC;
 

@@ -38,7 +38,7 @@ WHERE address(end_address) - address(start_address) <> size;
 SELECT count(*) AS violations FROM contract
 WHERE start_address !~ '^[0-9a-f]{8,16}$' OR end_address !~ '^[0-9a-f]{8,16}$' OR permissions !~ '^[r-][w-][x-][sp]$'
     OR byte_offset !~ '^[0-9a-f]{8,16}$' OR dev_major !~ '^[0-9a-f]{2,3}$' OR dev_minor !~ '^[0-9a-f]{2,5}$'
-    OR thp_eligible NOT IN (0, 1) OR vm_flags !~ '^([a-z?]{2}( [a-z?]{2})*)?$'
+    OR thp_eligible NOT IN (0, 1) OR vm_flags !~ '^([^ ]+( [^ ]+)*)?$'
     OR pid IS NULL OR sys_path IS NULL;
 
 -- Nothing is shown twice

@@ -2,18 +2,17 @@
 -- Which processes there are rows for
 --
 
--- Every process of pg_stat_activity. One that has exited in between may be missing, and an autovacuum worker can come and
--- go at any time, so it is not asked for.
-SELECT a.backend_type AS missing
-FROM pg_stat_activity a
-WHERE a.backend_type <> 'autovacuum worker'
-    AND NOT EXISTS (SELECT FROM get_all_smaps() s WHERE s.pid = a.pid);
-SELECT a.backend_type AS missing
-FROM pg_stat_activity a
-WHERE a.backend_type <> 'autovacuum worker' AND NOT EXISTS (SELECT FROM pg_meminfo_smaps(a.pid));
-SELECT a.backend_type AS missing
-FROM pg_stat_activity a
-WHERE a.backend_type <> 'autovacuum worker' AND NOT EXISTS (SELECT FROM smap_summary s WHERE s.pid = a.pid);
+-- Every process of pg_stat_activity, as far as it is there before and after
+CREATE TEMP TABLE before AS SELECT pid, backend_type, backend_start FROM pg_stat_activity;
+CREATE TEMP TABLE found AS
+    SELECT DISTINCT 'get_all_smaps' AS by, pid FROM get_all_smaps()
+    UNION ALL SELECT DISTINCT 'pg_meminfo_smaps', pid FROM before, LATERAL pg_meminfo_smaps(pid)
+    UNION ALL SELECT 'smap_summary', pid FROM smap_summary;
+SELECT by, backend_type AS missing
+FROM before JOIN pg_stat_activity USING (pid, backend_type, backend_start),
+    (VALUES ('get_all_smaps'), ('pg_meminfo_smaps'), ('smap_summary')) AS v (by)
+WHERE NOT EXISTS (SELECT FROM found WHERE found.pid = before.pid AND found.by = v.by);
+SELECT by, count(*) > 4 AS ok FROM found GROUP BY by ORDER BY by;
 
 -- And no others
 SELECT count(*) AS strangers FROM get_all_smaps() s WHERE s.pid NOT IN (SELECT pid FROM pg_stat_activity);

@@ -40,8 +40,24 @@ BEGIN
 END
 $$;
 
--- A condition on pid reaches the scan of pg_stat_activity, and the function runs once for what is left
-EXPLAIN (COSTS OFF) SELECT rss FROM smap_summary WHERE pid = 1;
-
--- Also when the pid is the outer side's
-EXPLAIN (COSTS OFF) SELECT s.rss FROM (VALUES (1), (2)) AS v (pid), LATERAL (SELECT rss FROM smap_summary WHERE pid = v.pid) s;
+-- Only the processes that a query asks for are read. How often a query calls the function:
+CREATE FUNCTION calls(query text) RETURNS numeric LANGUAGE plpgsql AS $$
+DECLARE
+    plan jsonb;
+BEGIN
+    EXECUTE 'EXPLAIN (ANALYZE, FORMAT JSON) ' || query INTO plan;
+    RETURN (SELECT sum((node -> 'Actual Loops')::numeric)
+            FROM jsonb_path_query(plan, 'strict $.**?(@."Function Name" == "pg_meminfo_smaps")') AS node);
+END
+$$;
+SELECT calls('SELECT * FROM smap_summary') = count(*) AS all_of_them FROM pg_stat_activity;
+SELECT calls('SELECT * FROM smap_summary WHERE pid = pg_backend_pid()');
+SELECT calls(format('SELECT * FROM smap_summary WHERE pid = %s', pg_backend_pid()));
+SELECT calls('SELECT * FROM smap_summary WHERE pid = 0');
+SELECT calls('SELECT * FROM smap_summary WHERE pid IN (0, pg_backend_pid())');
+SELECT calls('SELECT * FROM pg_stat_activity JOIN smap_summary USING (pid) WHERE pid = pg_backend_pid()');
+SELECT calls($$SELECT * FROM pg_stat_activity JOIN smap_summary USING (pid) WHERE backend_type = 'checkpointer'$$);
+SELECT calls($$SELECT * FROM smap_summary
+               WHERE pid IN (SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer')$$);
+SELECT calls('SELECT * FROM (VALUES (pg_backend_pid()), (0)) AS v (pid), LATERAL (SELECT rss FROM smap_summary WHERE pid = v.pid) s');
+DROP FUNCTION calls;
