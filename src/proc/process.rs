@@ -4,7 +4,9 @@
 //! reaches every file through that descriptor: when the process is gone, the descriptor leads nowhere, whoever has the
 //! pid by then. What it leads to is checked to be one of ours, and [`Process::read`] checks again after a file was read.
 //! That second look is what keeps half-read files out: the smaps of a process that dies while it is read ends early but
-//! cleanly, as if its mappings had been fewer.
+//! cleanly, as if its mappings had been fewer. To look for a zombie is not enough. An exiting process first gives up its
+//! address space, which ends its smaps, and becomes a zombie later; meanwhile it is running, by its state. But from the
+//! moment on at which the file can end early, stat reports a virtual size of 0.
 
 use std::ffi::{CStr, OsStr};
 use std::fmt;
@@ -132,18 +134,20 @@ struct Identity {
 }
 
 impl Identity {
-    /// Parses stat. Refuses a process that has exited and only waits to be reaped, and a thread, which has an unlisted
-    /// directory in `/proc` too, but no signal to send to a parent.
+    /// Parses stat. Refuses a process that has exited or is past giving up its address space, and a thread, which has an
+    /// unlisted directory in `/proc` too, but no signal to send to a parent.
     fn parse(stat: &[u8]) -> Option<Result<Self, Error>> {
         // The second field is the program's name in parentheses, and the name may contain anything, parentheses too.
         let fields = stat.get(memrchr(b')', stat)? + 1..)?.trim_ascii();
         let mut fields = fields.split(|&byte| byte == b' ');
+        // Numbered as in proc(5), where the name is field 2.
         let state = fields.next()?;
         let parent = Pid::try_from(kv::decimal(fields.next()?)?).ok()?;
-        let start_time = kv::decimal(fields.nth(17)?)?;
-        let is_thread = fields.nth(15)? == b"-1";
-        let is_dead = matches!(state, b"Z" | b"X" | b"x");
-        Some(if is_thread || is_dead { Err(Error::Gone) } else { Ok(Identity { parent, start_time }) })
+        let start_time = kv::decimal(fields.nth(22 - 5)?)?;
+        let virtual_size = fields.next()?;
+        let exit_signal = fields.nth(38 - 24)?;
+        let is_gone = matches!(state, b"Z" | b"X" | b"x") || virtual_size == b"0" || exit_signal == b"-1";
+        Some(if is_gone { Err(Error::Gone) } else { Ok(Identity { parent, start_time }) })
     }
 }
 

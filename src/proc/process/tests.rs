@@ -240,19 +240,34 @@ fn whose_failure_it_is() {
     }
 }
 
+/// stat(5) of a sleeping process with a start time of 4711, a virtual size of 8192 and an exit signal of 17.
+const STAT: &str =
+    "12 (NAME) S 7 1 1 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 4711 8192 3 1 1 1 1 1 1 0 0 0 0 0 0 0 17 0 0 0 0\n";
+
+fn parse_stat(stat: &str) -> Option<Result<Identity, Error>> {
+    Identity::parse(stat.as_bytes())
+}
+
 #[test]
 fn stat_with_any_program_name() {
-    let tail = " S 7 1 1 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 4711 1 1 1 1 1 1 1 0 0 0 0 0 0 0 0 0 17 0 0 0 0 0 0 0\n";
     for name in ["postgres", "a b", ")", ") Z 1 (", "(", ""] {
-        let stat = format!("12 ({name}){tail}");
-        let identity = Identity::parse(stat.as_bytes()).unwrap().unwrap();
+        let identity = parse_stat(&STAT.replace("NAME", name)).unwrap().unwrap();
         assert_eq!(identity, Identity { parent: 7, start_time: 4711 });
-        for state in [" Z ", " X ", " x "] {
-            assert!(is_gone(Identity::parse(stat.replace(" S ", state).as_bytes()).unwrap()));
-        }
     }
+}
+
+#[test]
+fn stat_of_a_process_that_is_gone() {
+    for (alive, gone) in [(" S ", " Z "), (" S ", " X "), (" S ", " x "), (" 8192 ", " 0 "), (" 17 ", " -1 ")] {
+        assert!(STAT.contains(alive));
+        assert!(is_gone(parse_stat(&STAT.replace(alive, gone)).unwrap()), "{gone}");
+    }
+}
+
+#[test]
+fn stat_cut_short() {
     for bad in ["", "12", "12 (postgres", "12 (postgres)", "12 (postgres) S", "12 (postgres) S 7 1 1"] {
-        assert!(Identity::parse(bad.as_bytes()).is_none(), "{bad}");
+        assert!(parse_stat(bad).is_none(), "{bad}");
     }
 }
 

@@ -1,0 +1,68 @@
+"""Live clusters for the tests: the one that scripts/with-cluster runs pytest in, and others of a test's own."""
+
+import contextlib
+import os
+import pathlib
+import subprocess
+
+import psycopg
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+class Cluster:
+    """A running cluster that has the extension in its database postgres."""
+
+    def __init__(self, host, data):
+        self.host = host
+        self.data = pathlib.Path(data)
+        with self.connect() as connection:
+            connection.execute("CREATE EXTENSION IF NOT EXISTS pg_meminfo")
+
+    def connect(self, **parameters):
+        """A new session, in autocommit mode."""
+        defaults = {"host": self.host, "port": 5432, "user": "postgres", "dbname": "postgres", "autocommit": True}
+        return psycopg.connect(**(defaults | parameters))
+
+    @contextlib.contextmanager
+    def sessions(self, count):
+        """So many idle sessions."""
+        with contextlib.ExitStack() as stack:
+            yield [stack.enter_context(self.connect()) for _ in range(count)]
+
+    @property
+    def postmaster(self):
+        """The postmaster's pid."""
+        return int((self.data / "postmaster.pid").read_text().split()[0])
+
+
+@contextlib.contextmanager
+def start_cluster(*settings, **environment):
+    """A throw-away cluster of the test's own."""
+    options = [word for setting in settings for word in ("-c", setting)]
+    hold = ["sh", "-c", 'echo "$PGHOST"; echo "$PGDATA"; exec sleep infinity']
+    process = subprocess.Popen(
+        [ROOT / "scripts/with-cluster", *options, *hold], stdout=subprocess.PIPE, text=True, env=os.environ | environment
+    )
+    try:
+        host, data = (process.stdout.readline().rstrip() for _ in range(2))
+        assert host, "the cluster did not start"
+        yield Cluster(host, data)
+    finally:
+        process.terminate()
+        process.wait()
+        process.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    """The cluster that all tests share."""
+    return Cluster(os.environ["PGHOST"], os.environ["PGDATA"])
+
+
+@pytest.fixture
+def connection(cluster):
+    """A session in the shared cluster."""
+    with cluster.connect() as connection:
+        yield connection

@@ -1,0 +1,142 @@
+"""Every row and field equals what an independent reader gets from the same file."""
+
+import contextlib
+import pathlib
+import subprocess
+import threading
+
+import naive
+import psutil
+import psycopg
+import pytest
+from conftest import start_cluster
+
+AUXILIARY = ["checkpointer", "background writer", "walwriter", "autovacuum launcher", "logical replication launcher"]
+
+
+def smaps(pid):
+    """The kernel's file, as it is now."""
+    return pathlib.Path(f"/proc/{pid}/smaps").read_bytes()
+
+
+def steady(pid, query):
+    """What a query returns, and the text of smaps that was the same before and after it.
+
+    A process that sleeps keeps its own pages, but its share of common ones changes when other processes come and go.
+    """
+    for _ in range(100):
+        before = smaps(pid)
+        rows = query()
+        if before == smaps(pid):
+            return before, rows
+    raise AssertionError(f"process {pid} does not hold still")
+
+
+def assert_same(connection, pid, in_activity=True):
+    """All that the extension says of a process is what the kernel says."""
+    text, rows = steady(pid, lambda: connection.execute("SELECT * FROM pg_meminfo_smaps(%s)", [pid]).fetchall())
+    assert rows == naive.smaps_rows(text)
+    assert len(rows) > 10
+
+    text, rows = steady(pid, lambda: connection.execute("SELECT * FROM get_all_smaps() WHERE pid = %s", [pid]).fetchall())
+    assert rows == (naive.contract_rows(pid, text) if in_activity else [])
+
+    text, rows = steady(pid, lambda: connection.execute("SELECT * FROM smap_summary WHERE pid = %s", [pid]).fetchall())
+    assert rows == ([naive.summary_row(pid, text)] if in_activity else [])
+
+
+@pytest.mark.parametrize("backend_type", AUXILIARY)
+def test_auxiliary_process(connection, backend_type):
+    pid = connection.execute("SELECT pid FROM pg_stat_activity WHERE backend_type = %s", [backend_type]).fetchone()[0]
+    assert_same(connection, pid)
+
+
+def test_idle_session(cluster, connection):
+    with cluster.connect() as idle:
+        idle.execute("CREATE TEMP TABLE t AS SELECT generate_series(1, 100000)")
+        idle.execute("SELECT count(*) FROM get_all_smaps()")
+        assert_same(connection, idle.info.backend_pid)
+
+
+def test_idle_in_transaction(cluster, connection):
+    with cluster.connect() as idle:
+        idle.execute("BEGIN")
+        idle.execute("DECLARE c CURSOR FOR SELECT * FROM generate_series(1, 1000000) AS i ORDER BY -i")
+        idle.execute("FETCH 1 FROM c")
+        assert_same(connection, idle.info.backend_pid)
+
+
+def test_pg_sleep(cluster, connection):
+    with cluster.connect() as sleeper:
+
+        def sleep():
+            with contextlib.suppress(psycopg.errors.QueryCanceled):
+                sleeper.execute("SELECT pg_sleep(3600)")
+
+        thread = threading.Thread(target=sleep)
+        thread.start()
+        pid = sleeper.info.backend_pid
+        waits = "SELECT wait_event = 'PgSleep' FROM pg_stat_activity WHERE pid = %s"
+        while connection.execute(waits, [pid]).fetchone() != (True,):
+            pass
+        try:
+            assert_same(connection, pid)
+        finally:
+            sleeper.cancel()
+            thread.join()
+
+
+def test_postmaster(cluster, connection):
+    assert_same(connection, cluster.postmaster, in_activity=False)
+
+
+def test_psutil_agrees(cluster, connection):
+    """The same figures from a parser that is not ours at all."""
+    fields = ["size", "rss", "pss", "shared_clean", "shared_dirty", "private_clean", "private_dirty", "referenced", "anonymous", "swap"]
+    query = f"SELECT start_address || '-' || end_address, {', '.join(fields)} FROM pg_meminfo_smaps(%s)"
+    with cluster.connect() as idle:
+        pid = idle.info.backend_pid
+        process = psutil.Process(pid)
+
+        def both():
+            maps = process.memory_maps(grouped=False)
+            theirs = {tuple([m.addr] + [getattr(m, field) for field in fields]) for m in maps}
+            return theirs, set(connection.execute(query, [pid]).fetchall())
+
+        _, (theirs, ours) = steady(pid, both)
+        assert ours == theirs
+        assert len(ours) > 10
+
+
+RESERVES_3_TIB = r"""
+#include <sys/mman.h>
+#include <sys/prctl.h>
+__attribute__((constructor)) static void reserve(void)
+{
+    void *p = mmap(0, 3ULL << 40, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED)
+        __builtin_trap();
+}
+"""
+
+
+def test_mapping_of_3_tib(tmp_path):
+    """As sanitizers and JIT engines make them: NULL in the contract, right in the summary."""
+    source, library = tmp_path / "reserve.c", tmp_path / "reserve.so"
+    source.write_text(RESERVES_3_TIB)
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)
+    tmp_path.chmod(0o755)
+    for parent in tmp_path.parents[:2]:
+        parent.chmod(0o755)
+    with start_cluster("shared_preload_libraries = ''", LD_PRELOAD=str(library)) as cluster:
+        with cluster.connect() as connection, cluster.connect() as idle:
+            pid = idle.info.backend_pid
+            assert_same(connection, pid)
+            kilobytes = 3 * 2**30
+            null = "SELECT count(*) FROM get_all_smaps() WHERE pid = %s AND mem_size IS NULL"
+            assert connection.execute(null, [pid]).fetchone() == (1,)
+            whole = "SELECT mem_size FROM smap_summary WHERE pid = %s"
+            assert kilobytes < connection.execute(whole, [pid]).fetchone()[0] < kilobytes + 2**20
+            in_bytes = "SELECT max(size) FROM pg_meminfo_smaps(%s)"
+            # The kernel may have merged it with a neighbour.
+            assert 3 * 2**40 <= connection.execute(in_bytes, [pid]).fetchone()[0] < 3 * 2**40 + 2**20

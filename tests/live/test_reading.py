@@ -1,0 +1,150 @@
+"""Which files are read, in which order, and when reading stops: seen from outside, by strace."""
+
+import collections
+import contextlib
+import os
+import pathlib
+import re
+import subprocess
+import threading
+import time
+
+import psycopg
+import pytest
+
+
+@contextlib.contextmanager
+def traced(pid, tmp_path):
+    """The system calls and signals of a process, in a list that is filled when the block ends."""
+    log = tmp_path / "strace"
+    command = ["strace", "-p", str(pid), "-o", str(log), "-e", "trace=openat,read,close"]
+    tracer = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    message = tracer.stderr.readline()
+    if "ttached" not in message:
+        tracer.wait()
+        pytest.skip(f"strace is not permitted here: {message.strip()}")
+    lines = []
+    try:
+        yield lines
+    finally:
+        tracer.terminate()
+        tracer.wait()
+        tracer.stderr.close()
+        lines += log.read_text().splitlines()
+
+
+def opened(lines):
+    """How often which process's smaps was opened; by way of its directory, which names it."""
+    directories, count = {}, collections.Counter()
+    for line in lines:
+        if match := re.search(r'openat\(AT_FDCWD, "/proc/(\d+)".* = (\d+)$', line):
+            directories[match[2]] = int(match[1])
+        elif match := re.search(r'openat\((\d+), "smaps".* = \d+$', line):
+            count[directories[match[1]]] += 1
+    return count
+
+
+def processes(connection):
+    return [pid for (pid,) in connection.execute("SELECT pid FROM pg_stat_activity")]
+
+
+def test_a_condition_on_pid_opens_one_file(cluster, connection, tmp_path):
+    with cluster.connect() as idle:
+        pid = idle.info.backend_pid
+        for query in [
+            "SELECT * FROM smap_summary WHERE pid = %(pid)s",
+            "SELECT * FROM pg_stat_activity JOIN smap_summary USING (pid) WHERE pid = %(pid)s",
+            "SELECT * FROM pg_meminfo_smaps(%(pid)s)",
+        ]:
+            with traced(connection.info.backend_pid, tmp_path) as lines:
+                assert connection.execute(query, {"pid": pid}).fetchall()
+            assert opened(lines) == {pid: 1}
+
+
+def test_without_a_condition_each_file_is_opened_once(connection, tmp_path):
+    for query in ["SELECT * FROM smap_summary", "SELECT * FROM get_all_smaps()"]:
+        with traced(connection.info.backend_pid, tmp_path) as lines:
+            connection.execute(query)
+        assert opened(lines) == {pid: 1 for pid in processes(connection)}
+
+
+def test_nothing_is_opened_for_a_role_without_the_privilege(connection, tmp_path):
+    connection.execute("CREATE ROLE nobody")
+    connection.execute("SET ROLE nobody")
+    with traced(connection.info.backend_pid, tmp_path) as lines:
+        for query in ["get_all_smaps()", "pg_meminfo_smaps(pg_backend_pid())", "smap_summary"]:
+            with pytest.raises(psycopg.errors.InsufficientPrivilege) as error:
+                connection.execute(f"SELECT * FROM {query}")
+            assert error.value.diag.sqlstate == "42501"
+            assert error.value.diag.message_primary == "Must be superuser or member of pg_read_all_stats."
+            assert error.value.diag.message_detail is None
+    assert not any("/proc/" in line for line in lines)
+    connection.execute("RESET ROLE")
+    connection.execute("DROP ROLE nobody")
+
+
+def descriptors(pid):
+    return sorted(os.readlink(entry) for entry in pathlib.Path(f"/proc/{pid}/fd").iterdir())
+
+
+def pieces_read_after(lines, at):
+    """How many more pieces of the file that is open at that line are read."""
+    smaps = None
+    for line in lines[:at]:
+        if match := re.match(r'openat\(\d+, "smaps".* = (\d+)$', line):
+            smaps = match[1]
+        elif line.startswith(f"close({smaps})"):
+            smaps = None
+    return sum(bool(re.match(rf"read\({smaps}, .* = [1-9]\d*$", line)) for line in lines[at:])
+
+
+@pytest.mark.parametrize("how", ["cancel", "statement_timeout"])
+def test_reading_stops_at_an_interrupt(cluster, connection, tmp_path, how):
+    """After the signal no further file is opened, and none stays open."""
+    pid = connection.info.backend_pid
+    with cluster.sessions(60):
+        with traced(pid, tmp_path):
+            start = time.monotonic()
+            connection.execute("SELECT count(*) FROM get_all_smaps()")
+            duration = time.monotonic() - start
+        before = descriptors(pid)
+        with traced(pid, tmp_path) as lines:
+            if how == "cancel":
+                threading.Timer(duration / 2, connection.cancel).start()
+            else:
+                connection.execute(f"SET statement_timeout = '{duration / 2 * 1000:.0f}ms'")
+            with pytest.raises(psycopg.errors.QueryCanceled):
+                connection.execute("SELECT count(*) FROM get_all_smaps()")
+            connection.execute("RESET statement_timeout")
+        assert descriptors(pid) == before
+    signal = "SIGINT" if how == "cancel" else "SIGALRM"
+    at = next(number for number, line in enumerate(lines) if line.startswith(f"--- {signal}"))
+    assert 0 < sum(opened(lines[:at]).values()) < 60, "the signal came in the middle"
+    assert not any('"smaps"' in line for line in lines[at:])
+    assert pieces_read_after(lines, at) <= 1
+
+
+def test_sessions_that_come_and_go(cluster, connection):
+    """No error, no process in part: each that is listed has its stack, which comes near the end of the file."""
+    stop = threading.Event()
+
+    def churn():
+        while not stop.is_set():
+            with cluster.connect() as session:
+                session.execute("SELECT 1")
+
+    threads = [threading.Thread(target=churn) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        seen = set()
+        for _ in range(200):
+            query = "SELECT pid, bool_or(sys_path = '[stack]') FROM get_all_smaps() GROUP BY pid"
+            rows = connection.execute(query).fetchall()
+            assert all(has_stack for _, has_stack in rows)
+            seen |= {pid for pid, _ in rows}
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert len(seen) > 20, "no session came or went"
