@@ -2,7 +2,7 @@
 
 # Our own targets must run before there is a pg_config, and PGXS would replace a target named check. So each run of make
 # is either theirs or ours.
-OURS = help demo check
+OURS = help demo check lint
 ifneq ($(filter $(OURS),$(MAKECMDGOALS)),)
 
 .PHONY: $(MAKECMDGOALS)
@@ -15,7 +15,8 @@ help:
 ## make clean          remove what was built
 ## make demo           on a throw-away cluster, show what the extension is for
 ## make check          run all tests on throw-away clusters
-demo check:
+## make lint           rustfmt and clippy
+demo check lint:
 	@scripts/$@
 
 # The others among the goals are PGXS's.
@@ -49,18 +50,23 @@ endif
 
 CARGO ?= cargo
 # pgrx-pg-sys asks for a newer compiler than it needs.
-CARGO_FLAGS = --locked --ignore-rust-version --features pg$(PG_MAJOR) --target-dir target/pg$(PG_MAJOR)
+CARGO_FLAGS = --locked --ignore-rust-version --release --lib --features pg$(PG_MAJOR) --target-dir target/pg$(PG_MAJOR)
 LIBRARY = target/pg$(PG_MAJOR)/release/libpg_meminfo.so
+export PGRX_PG_CONFIG_PATH = $(shell command -v $(PG_CONFIG))
 
 $(LIBRARY): Cargo.toml Cargo.lock build.rs pg_meminfo.control $(shell find src -name '*.rs')
-	PGRX_PG_CONFIG_PATH='$(shell command -v $(PG_CONFIG))' $(CARGO) build --release --lib $(CARGO_FLAGS)
+	$(CARGO) build $(CARGO_FLAGS)
 	touch $@
 
 # Compared, not dated: the one that was built last may be another major's.
 pg_meminfo$(DLSUFFIX): $(LIBRARY) FORCE
 	cmp -s $< $@ || cp $< $@
 
-.PHONY: FORCE
+# For scripts/lint.
+lint-extension:
+	$(CARGO) clippy $(CARGO_FLAGS) -- --deny warnings
+
+.PHONY: FORCE lint-extension
 FORCE:
 
 endif
