@@ -9,7 +9,6 @@
 //! moment on at which the file can end early, stat reports a virtual size of 0.
 
 use std::ffi::{CStr, OsStr};
-use std::fmt;
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, FromRawFd};
@@ -31,13 +30,17 @@ pub enum Error {
     Gone,
     /// It is there, but the kernel does not let us read it.
     Denied,
-    /// The failure is ours or the system's, and says nothing about the process.
-    System {
-        /// What could not be opened or read.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    /// It says nothing about the process.
+    Failure(Failure),
+}
+
+/// What could not be opened or read, and why: our own or the system's failure.
+#[derive(Debug)]
+pub struct Failure {
+    /// The file.
+    pub path: PathBuf,
+    /// The reason.
+    pub source: io::Error,
 }
 
 impl Error {
@@ -47,22 +50,10 @@ impl Error {
             // ENOENT by name; ESRCH through a held directory, or from a read.
             Some(libc::ENOENT | libc::ESRCH) => Error::Gone,
             Some(libc::EACCES | libc::EPERM) => Error::Denied,
-            _ => Error::System { path: path(), source },
+            _ => Error::Failure(Failure { path: path(), source }),
         }
     }
 }
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Error::Gone => write!(f, "no such process"),
-            Error::Denied => write!(f, "permission denied"),
-            Error::System { path, source } => write!(f, "{}: {source}", path.display()),
-        }
-    }
-}
-
-impl std::error::Error for Error {}
 
 /// A parent and its children, as far as they run the parent's program. We are one of them.
 ///
@@ -89,11 +80,11 @@ impl From<Metadata> for FileId {
 
 impl Family {
     /// The family of `parent`, which runs the same program as we do.
-    pub fn of(parent: Pid) -> Result<Self, Error> {
+    pub fn of(parent: Pid) -> Result<Self, Failure> {
         let path = "/proc/self/exe";
         match fs::metadata(path) {
             Ok(metadata) => Ok(Family { parent, program: metadata.into() }),
-            Err(source) => Err(Error::System { path: path.into(), source }),
+            Err(source) => Err(Failure { path: path.into(), source }),
         }
     }
 
@@ -186,7 +177,7 @@ impl Process {
         let length = read(&mut file, &mut stat).map_err(|source| Error::of(source, || self.path(c"stat")))?;
         Identity::parse(&stat[..length]).unwrap_or_else(|| {
             let source = io::Error::new(io::ErrorKind::InvalidData, "not in the form that proc(5) describes");
-            Err(Error::System { path: self.path(c"stat"), source })
+            Err(Error::Failure(Failure { path: self.path(c"stat"), source }))
         })
     }
 

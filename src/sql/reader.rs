@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use pgrx_pg_sys::errcodes::PgSqlErrorCode;
 
 use crate::pg::{backends, error, interrupts};
-use crate::proc::process::{self, Buffer, Family, Pid};
+use crate::proc::process::{self, Buffer, Failure, Family, Pid};
 
 const DENIED_HINT: &str = "The kernel lets the server read a process of its own user that is dumpable. See PR_SET_DUMPABLE \
                            in prctl(2), file capabilities of the server's executable, and the mount options of /proc.";
@@ -26,7 +26,7 @@ pub struct Text<'a> {
 
 impl Reader {
     pub fn new() -> Self {
-        let family = Family::of(backends::postmaster_pid()).unwrap_or_else(|error| raise(&error));
+        let family = Family::of(backends::postmaster_pid()).unwrap_or_else(|failure| raise(&failure));
         Reader { family, buffer: Buffer::default(), denied: 0 }
     }
 
@@ -45,7 +45,7 @@ impl Reader {
                 self.denied += 1;
                 None
             }
-            Err(error) => raise(&error),
+            Err(process::Error::Failure(failure)) => raise(&failure),
         }
     }
 
@@ -75,9 +75,6 @@ impl Text<'_> {
     }
 }
 
-fn raise(error: &process::Error) -> ! {
-    match error {
-        process::Error::System { path, source } => error::raise_file_access(path, source),
-        _ => error::raise(PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, error.to_string(), None),
-    }
+fn raise(failure: &Failure) -> ! {
+    error::raise_file_access(&failure.path, &failure.source)
 }

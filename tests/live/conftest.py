@@ -11,6 +11,12 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[2]
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config):
+    """Temporary files go where scripts/with-cluster removes them."""
+    config.option.basetemp = pathlib.Path(os.environ["PGDATA"]).parent / "pytest"
+
+
 class Cluster:
     """A running cluster that has the extension in its database postgres."""
 

@@ -125,9 +125,8 @@ def test_mapping_of_3_tib(tmp_path):
     source, library = tmp_path / "reserve.c", tmp_path / "reserve.so"
     source.write_text(RESERVES_3_TIB)
     subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)
-    tmp_path.chmod(0o755)
-    for parent in tmp_path.parents[:2]:
-        parent.chmod(0o755)
+    for directory in tmp_path, tmp_path.parent:
+        directory.chmod(0o755)
     with start_cluster("shared_preload_libraries = ''", LD_PRELOAD=str(library)) as cluster:
         with cluster.connect() as connection, cluster.connect() as idle:
             pid = idle.info.backend_pid

@@ -219,7 +219,7 @@ fn failures_leak_no_descriptor() {
 fn a_directory_is_not_read() {
     let child = Running::sibling();
     let process = family().open(child.pid()).unwrap();
-    let Err(Error::System { path, source }) = process.read(c"task", &mut Buffer::default(), || ()) else {
+    let Err(Error::Failure(Failure { path, source })) = process.read(c"task", &mut Buffer::default(), || ()) else {
         panic!("a directory was read")
     };
     assert_eq!(path, PathBuf::from(format!("/proc/{}/task", child.pid())));
@@ -236,7 +236,7 @@ fn whose_failure_it_is() {
         assert!(matches!(of(errno), Error::Denied));
     }
     for errno in [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::EIO, libc::EISDIR, libc::ENOTDIR] {
-        assert!(matches!(of(errno), Error::System { source, .. } if source.raw_os_error() == Some(errno)));
+        assert!(matches!(of(errno), Error::Failure(failure) if failure.source.raw_os_error() == Some(errno)));
     }
 }
 
