@@ -50,8 +50,10 @@ endif
 
 CARGO ?= cargo
 # pgrx-pg-sys asks for a newer compiler than it needs.
-CARGO_FLAGS = --locked --ignore-rust-version --release --lib --features pg$(PG_MAJOR) --target-dir target/pg$(PG_MAJOR)
-LIBRARY = target/pg$(PG_MAJOR)/release/libpg_meminfo.so
+CARGO_FLAGS = --locked --ignore-rust-version --release --lib --features pg$(PG_MAJOR) --target-dir $(TARGET)
+# The bindings depend on the server's headers: a directory for each installation.
+TARGET := target/pg$(PG_MAJOR)-$(firstword $(shell $(PG_CONFIG) --version --configure --includedir-server | cksum))
+LIBRARY = $(TARGET)/release/libpg_meminfo.so
 export PGRX_PG_CONFIG_PATH = $(shell command -v $(PG_CONFIG))
 
 $(LIBRARY): Cargo.toml Cargo.lock build.rs pg_meminfo.control $(shell find src -name '*.rs')

@@ -83,7 +83,7 @@ shared_huge_tlb (kB): in hugetlb pages that other processes map too (Shared_Huge
 private_huge_tlb (kB): in hugetlb pages that no other process maps (Private_Hugetlb, Linux 4.4); not in rss
 swap (kB): in swap (Swap); of a shared mapping the whole object''s, in every process
 swap_pss (kB): in swap, each page divided by the number of processes (SwapPss, Linux 4.3); without shared mappings
-locked (kB): locked in RAM by mlock (Locked); before Linux 4.18 the kernel prints pss here
+locked (kB): locked in RAM by mlock, divided like pss (Locked); Linux 4.14 to 4.17 print all of pss here
 thp_eligible (0 or 1): whether transparent huge pages may be used (THPeligible, Linux 5.0)
 vm_flags (text): flags of the mapping, two-letter words of proc(5) (VmFlags)';
 
@@ -159,7 +159,7 @@ shared_hugetlb (bytes): in hugetlb pages that other processes map too (Shared_Hu
 private_hugetlb (bytes): in hugetlb pages that no other process maps (Private_Hugetlb, Linux 4.4); not in rss
 swap (bytes): in swap (Swap); of a shared mapping the whole object''s, in every process
 swap_pss (bytes): in swap, each page divided by the number of processes (SwapPss, Linux 4.3); without shared mappings
-locked (bytes): locked in RAM by mlock (Locked); before Linux 4.18 the kernel prints pss here
+locked (bytes): locked in RAM by mlock, divided like pss (Locked); Linux 4.14 to 4.17 print all of pss here
 thp_eligible (flag): whether transparent huge pages may be used (THPeligible, Linux 5.0)
 protection_key (number): memory protection key (ProtectionKey, Linux 4.6, on processors that have them)
 vm_flags (text): flags of the mapping, two-letter words of proc(5) (VmFlags)';
@@ -248,5 +248,5 @@ COMMENT ON COLUMN smap_summary.shared_huge_tlb IS 'kB: in hugetlb pages that oth
 COMMENT ON COLUMN smap_summary.private_huge_tlb IS 'kB: in hugetlb pages that no other process maps (Private_Hugetlb, Linux 4.4); not in rss';
 COMMENT ON COLUMN smap_summary.swap IS 'kB: in swap (Swap); of a shared mapping the whole object''s, in every process';
 COMMENT ON COLUMN smap_summary.swap_pss IS 'kB: in swap, each page divided by the number of processes (SwapPss, Linux 4.3); without shared mappings';
-COMMENT ON COLUMN smap_summary.locked IS 'kB: locked in RAM by mlock (Locked); before Linux 4.18 the kernel prints pss here';
+COMMENT ON COLUMN smap_summary.locked IS 'kB: locked in RAM by mlock, divided like pss (Locked); Linux 4.14 to 4.17 print all of pss here';
 COMMENT ON COLUMN smap_summary.thp_eligible IS 'mappings: those in which transparent huge pages may be used (THPeligible, Linux 5.0)';

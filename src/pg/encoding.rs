@@ -2,6 +2,8 @@
 
 use pgrx_pg_sys as pg_sys;
 
+use super::error;
+
 /// `bytes` if they are valid in the database's encoding. Otherwise a copy in `scratch`, in which each byte that is not part
 /// of a valid character stands as `\xNN`.
 pub fn storable<'a>(bytes: &'a [u8], scratch: &'a mut Vec<u8>) -> &'a [u8] {
@@ -10,6 +12,7 @@ pub fn storable<'a>(bytes: &'a [u8], scratch: &'a mut Vec<u8>) -> &'a [u8] {
         return bytes;
     }
     scratch.clear();
+    error::reserve(scratch, bytes.len() * "\\xNN".len());
     let mut rest = bytes;
     loop {
         let (valid, invalid) = rest.split_at(valid_prefix(rest));

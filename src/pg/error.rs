@@ -24,31 +24,45 @@ pub fn raise(code: PgSqlErrorCode, message: impl Into<Cow<'static, str>>, detail
 /// Raises the ERROR for a file that could not be read, with the SQLSTATE that errcode_for_file_access() would choose.
 #[track_caller]
 pub fn raise_file_access(path: &Path, source: &io::Error) -> ! {
-    let code = match source.raw_os_error() {
-        Some(libc::EACCES | libc::EPERM) => PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
-        Some(libc::ENOENT) => PgSqlErrorCode::ERRCODE_UNDEFINED_FILE,
-        Some(libc::EMFILE | libc::ENFILE) => PgSqlErrorCode::ERRCODE_INSUFFICIENT_RESOURCES,
-        Some(libc::ENOMEM) => PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY,
-        Some(libc::EIO) => PgSqlErrorCode::ERRCODE_IO_ERROR,
-        Some(libc::ENOTDIR | libc::EISDIR) => PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
-        _ => PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
+    // The system's own texts are in the language and the encoding of lc_messages, which need not be the database's.
+    let (code, reason) = match source.raw_os_error() {
+        Some(libc::EACCES) => (PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, "Permission denied".to_string()),
+        Some(libc::ENOENT) => (PgSqlErrorCode::ERRCODE_UNDEFINED_FILE, "No such file or directory".to_string()),
+        Some(libc::EMFILE) => (PgSqlErrorCode::ERRCODE_INSUFFICIENT_RESOURCES, "Too many open files".to_string()),
+        Some(libc::ENFILE) => {
+            (PgSqlErrorCode::ERRCODE_INSUFFICIENT_RESOURCES, "Too many open files in system".to_string())
+        }
+        Some(libc::ENOMEM) => (PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY, "Cannot allocate memory".to_string()),
+        Some(libc::EIO) => (PgSqlErrorCode::ERRCODE_IO_ERROR, "Input/output error".to_string()),
+        Some(libc::EISDIR) => (PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE, "Is a directory".to_string()),
+        Some(errno) => (PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, format!("operating system error {errno}")),
+        None => (PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, source.to_string()),
     };
-    let reason = source.to_string();
-    // Postgres's %m has the text alone, without the number that Rust adds.
-    let reason = reason.split(" (os error").next().unwrap_or_default();
     raise(code, format!("could not read file \"{}\": {reason}", path.display()), None)
+}
+
+/// Makes room for so many more elements, or raises the ERROR for a lack of memory; a `Vec` alone would abort, and the whole
+/// cluster with it.
+pub fn reserve<T>(vec: &mut Vec<T>, additional: usize) {
+    if vec.try_reserve(additional).is_err() {
+        raise(PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY, "out of memory", None);
+    }
 }
 
 /// Emits a WARNING.
 pub fn warn(message: String, hint: &'static str) {
-    ErrorReport::new(PgSqlErrorCode::ERRCODE_WARNING, message, "pg_meminfo").set_hint(hint).report(PgLogLevel::WARNING);
+    let report = ErrorReport::new(PgSqlErrorCode::ERRCODE_WARNING, message, "pg_meminfo").set_hint(hint);
+    // Reporting can itself fail, for example if the client's encoding lacks a character of the context, and the functions
+    // behind it are none of those that turn an ERROR into an unwind.
+    // SAFETY: this is the main thread. By the time that Postgres can fail, the report's own parts are freed.
+    unsafe { pg_sys::ffi::pg_guard_ffi_boundary(move || report.report(PgLogLevel::WARNING)) };
 }
 
 /// Emits a WARNING, unless this statement has emitted one of this kind before. For functions that are called once for
 /// each of many processes.
 pub fn warn_once_a_statement(message: String, hint: &'static str) {
     /// When the statement started that emitted the last one; a client's statement is known by that.
-    static LAST: AtomicI64 = AtomicI64::new(0);
+    static LAST: AtomicI64 = AtomicI64::new(i64::MIN);
     // SAFETY: reads a plain variable.
     let statement = unsafe { pg_sys::GetCurrentStatementStartTimestamp() };
     if LAST.swap(statement, Ordering::Relaxed) != statement {

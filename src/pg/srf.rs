@@ -132,8 +132,7 @@ impl ResultSet {
     pub fn end_row(&mut self) {
         assert_eq!(self.values.len(), self.columns.len(), "a value for each column");
         for &(column, word) in &self.text_starts {
-            let varlena: *const u32 = &self.texts[word];
-            self.values[column] = pg_sys::Datum::from(varlena);
+            self.values[column] = pg_sys::Datum::from(self.texts[word..].as_ptr());
         }
         let (values, nulls) = (self.values.as_mut_ptr(), self.nulls.as_mut_ptr());
         // SAFETY: store and descriptor are this call's. There is a value for each column, of its type, and the texts that
@@ -165,11 +164,13 @@ impl ResultSet {
 
 /// Appends a text in Postgres's form: the length, this word included, above two flag bits that are zero; then the bytes.
 fn append_varlena(texts: &mut Vec<u32>, bytes: &[u8]) {
-    let length = u32::try_from(bytes.len() + 4).expect("a text is shorter than 1 GiB");
+    let length = bytes.len() + 4;
+    assert!(length < 1 << 30, "a text is shorter than 1 GiB");
+    error::reserve(texts, length.div_ceil(4) + 1);
     let (words, rest) = bytes.as_chunks();
     let mut last = [0; 4];
     last[..rest.len()].copy_from_slice(rest);
-    texts.push(length << 2);
+    texts.push((length as u32) << 2);
     texts.extend(words.iter().map(|&word| u32::from_ne_bytes(word)));
     texts.push(u32::from_ne_bytes(last));
 }

@@ -30,9 +30,9 @@
 //!
 //! # What was rejected
 //!
-//! - A regular expression or `sscanf` per line: over twice the time of the whole system call.
+//! - A regular expression or `sscanf` per line: as slow again as the kernel's own work, and more.
 //! - A hash map of keys per mapping, or owned strings: allocation per row, for rows that live microseconds.
-//! - Matching by position: page sizes moved, and five kernels inserted keys in the middle.
+//! - Matching by position: page sizes moved, and every few kernels put another key in the middle.
 //! - A perfect hash of the key: no faster than a guess that is right, and it hides the key set.
 //! - Ending a mapping at `VmFlags`: see above.
 //! - Parsing while reading: a process that exits leaves half a file, which must not become rows.

@@ -4,6 +4,7 @@ import contextlib
 import os
 import pathlib
 import subprocess
+import time
 
 import psycopg
 import pytest
@@ -15,6 +16,14 @@ ROOT = pathlib.Path(__file__).parents[2]
 def pytest_configure(config):
     """Temporary files go where scripts/with-cluster removes them."""
     config.option.basetemp = pathlib.Path(os.environ["PGDATA"]).parent / "pytest"
+
+
+def wait_until(condition):
+    """Waits for a condition that is sure to come, if nothing is broken."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "waited for a minute"
+        time.sleep(0.001)
 
 
 class Cluster:
@@ -59,6 +68,16 @@ def start_cluster(*settings, **environment):
         process.terminate()
         process.wait()
         process.stdout.close()
+
+
+def preload(directory, source, name="preloaded.so"):
+    """A library for LD_PRELOAD, which thus becomes part of every process of a cluster."""
+    library = os.fsencode(directory) + b"/" + os.fsencode(name)
+    subprocess.run(["cc", "-x", "c", "-shared", "-fPIC", "-o", library, "-"], input=source.encode(), check=True)
+    # The server's user need not be ours.
+    for readable in directory, directory.parent:
+        readable.chmod(0o755)
+    return os.fsdecode(library)
 
 
 @pytest.fixture(scope="session")
