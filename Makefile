@@ -2,7 +2,7 @@
 
 # Our own targets must run before there is a pg_config, and PGXS would replace a target named check. So each run of make
 # is either theirs or ours.
-OURS = help demo check lint
+OURS = help demo check check-all lint
 ifneq ($(filter $(OURS),$(MAKECMDGOALS)),)
 
 .PHONY: $(MAKECMDGOALS)
@@ -15,9 +15,12 @@ help:
 ## make clean          remove what was built
 ## make demo           on a throw-away cluster, show what the extension is for
 ## make check          run all tests on throw-away clusters
+## make check-all      the same on each major, or on those in MAJORS="15 16"; as root, for Debian trees are made for some
 ## make lint           rustfmt and clippy
 demo check lint:
 	@scripts/$@
+check-all:
+	@scripts/check-all $(MAJORS)
 
 # The others among the goals are PGXS's.
 $(filter-out $(OURS),$(MAKECMDGOALS)):
@@ -26,8 +29,9 @@ $(filter-out $(OURS),$(MAKECMDGOALS)):
 else
 
 EXTENSION = pg_meminfo
+EXTVERSION = $(shell sed -n "s/^default_version = '\(.*\)'/\1/p" pg_meminfo.control)
 MODULES = pg_meminfo
-DATA = pg_meminfo--1.0.sql
+DATA = pg_meminfo--$(EXTVERSION).sql
 REGRESS = contract access processes queries schema invariants summary
 REGRESS_OPTS = --inputdir=regress
 EXTRA_CLEAN = target

@@ -3,7 +3,7 @@
 --
 CREATE SCHEMA elsewhere;
 ALTER EXTENSION pg_meminfo SET SCHEMA elsewhere;
-SELECT count(*) FROM get_all_smaps();
+SELECT to_regproc('get_all_smaps') IS NULL AS not_in_path;
 SELECT count(*) > 0 AS ok FROM elsewhere.get_all_smaps();
 SELECT count(*) > 0 AS ok FROM elsewhere.pg_meminfo_smaps(pg_backend_pid());
 SELECT count(*) AS own FROM elsewhere.smap_summary WHERE pid = pg_backend_pid();

@@ -1,0 +1,46 @@
+"""What the build says of itself and of servers that it does not support."""
+
+import pathlib
+import re
+import subprocess
+
+import pytest
+from conftest import ROOT
+
+VERSION = re.search(r"^default_version = '(.*)'$", (ROOT / "pg_meminfo.control").read_text(), re.MULTILINE)[1]
+
+
+def test_loaded_module_has_a_name_and_a_version(connection):
+    if connection.info.server_version < 180000:
+        pytest.skip("pg_get_loaded_modules() came with PostgreSQL 18")
+    connection.execute("LOAD 'pg_meminfo'")
+    query = "SELECT version FROM pg_get_loaded_modules() WHERE module_name = 'pg_meminfo' AND file_name ~ '^pg_meminfo'"
+    assert connection.execute(query).fetchall() == [(VERSION,)]
+
+
+def test_installed_version(connection):
+    query = "SELECT extversion FROM pg_extension WHERE extname = 'pg_meminfo'"
+    assert connection.execute(query).fetchall() == [(VERSION,)]
+
+
+@pytest.mark.parametrize(("major", "version"), [("14", "14.23"), ("9.6", "9.6.24"), ("20", "20devel")])
+def test_unsupported_major_is_refused_in_a_sentence(tmp_path, major, version):
+    pgxs = tmp_path / "pgxs.mk"
+    pgxs.write_text(f"all:\nVERSION = {version}\nMAJORVERSION = {major}\n")
+    pg_config = tmp_path / "pg_config"
+    pg_config.write_text(f"#!/bin/sh\necho {pgxs}\n")
+    pg_config.chmod(0o755)
+    result = make(pg_config)
+    assert result.returncode == 2
+    assert f'pg_meminfo supports PostgreSQL 15 16 17 18 19, and "{pg_config}" belongs to PostgreSQL {version}' in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_no_pg_config_is_said_in_a_sentence(tmp_path):
+    result = make(tmp_path / "missing")
+    assert result.returncode == 2
+    assert "no PGXS found" in result.stderr
+
+
+def make(pg_config: pathlib.Path):
+    return subprocess.run(["make", "-C", ROOT, "-n", f"PG_CONFIG={pg_config}"], capture_output=True, text=True)
