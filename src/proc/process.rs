@@ -91,13 +91,11 @@ impl Family {
     /// Takes hold of a process of the family. [`Error::Gone`] if `pid` is not one.
     pub fn open(&self, pid: Pid) -> Result<Process, Error> {
         let path = PathBuf::from(format!("/proc/{pid}"));
-        let directory = OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_PATH | libc::O_DIRECTORY)
-            .open(&path)
-            .map_err(|source| Error::of(source, || path.clone()))?;
+        let directory = OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(&path);
+        let directory = directory.map_err(|source| unseen(pid, Error::of(source, || path.clone())))?;
         let mut process = Process { directory, path, identity: Identity::default() };
-        process.identity = process.look()?;
+        let stat = process.open(c"stat", libc::O_RDONLY).map_err(|error| unseen(pid, error))?;
+        process.identity = process.look(stat)?;
         let related = pid == self.parent || process.identity.parent == self.parent;
         if related && self.runs_our_program(&process)? { Ok(process) } else { Err(Error::Gone) }
     }
@@ -113,6 +111,20 @@ impl Family {
             Err(Error::Denied) => Ok(true),
             Err(error) => Err(error),
         }
+    }
+}
+
+/// Why a process cannot even be looked at. With the mount option hidepid=1, /proc denies that to who may not trace the process;
+/// with hidepid=2, it pretends that there is none. One of our user's is ours to signal all the same. Another user's is a
+/// stranger.
+fn unseen(pid: Pid, error: Error) -> Error {
+    match error {
+        Error::Gone | Error::Denied => {
+            // SAFETY: the signal 0 only asks whether one could be sent.
+            let exists = pid > 0 && unsafe { libc::kill(pid, 0) } == 0;
+            if exists { Error::Denied } else { Error::Gone }
+        }
+        Error::Failure(failure) => Error::Failure(failure),
     }
 }
 
@@ -166,14 +178,14 @@ impl Process {
     ) -> Result<&'b [u8], Error> {
         let mut file = self.open(name, libc::O_RDONLY)?;
         buffer.fill(&mut file, between_reads).map_err(|source| Error::of(source, || self.path(name)))?;
-        if self.look()? == self.identity { Ok(buffer.text()) } else { Err(Error::Gone) }
+        let stat = self.open(c"stat", libc::O_RDONLY)?;
+        if self.look(stat)? == self.identity { Ok(buffer.text()) } else { Err(Error::Gone) }
     }
 
-    /// Who the process is at this moment.
-    fn look(&self) -> Result<Identity, Error> {
+    /// Who the process is at this moment, by its stat.
+    fn look(&self, mut file: File) -> Result<Identity, Error> {
         // 52 numbers of up to 20 digits and a name of up to 64 bytes fit.
         let mut stat = [0; 2048];
-        let mut file = self.open(c"stat", libc::O_RDONLY)?;
         let length = read(&mut file, &mut stat).map_err(|source| Error::of(source, || self.path(c"stat")))?;
         Identity::parse(&stat[..length]).unwrap_or_else(|| {
             let source = io::Error::new(io::ErrorKind::InvalidData, "not in the form that proc(5) describes");

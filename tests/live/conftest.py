@@ -53,13 +53,12 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def start_cluster(*settings, **environment):
-    """A throw-away cluster of the test's own."""
+def start_cluster(*settings, within=(), **environment):
+    """A throw-away cluster of the test's own; within is a command that runs the one behind it."""
     options = [word for setting in settings for word in ("-c", setting)]
     hold = ["sh", "-c", 'echo "$PGHOST"; echo "$PGDATA"; exec sleep infinity']
-    process = subprocess.Popen(
-        [ROOT / "scripts/with-cluster", *options, *hold], stdout=subprocess.PIPE, text=True, env=os.environ | environment
-    )
+    command = [*within, ROOT / "scripts/with-cluster", *options, *hold]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | environment)
     try:
         host, data = (process.stdout.readline().rstrip() for _ in range(2))
         assert host, "the cluster did not start"
@@ -68,6 +67,30 @@ def start_cluster(*settings, **environment):
         process.terminate()
         process.wait()
         process.stdout.close()
+
+
+def in_mounts(*commands):
+    """What to run a cluster within, so that it has mounts of its own. Skips the test where that is not permitted."""
+    script = " && ".join([*commands, 'exec "$@"'])
+    within = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh"]
+    attempt = subprocess.run([*within, "true"], stderr=subprocess.PIPE, text=True, check=False)
+    if attempt.returncode != 0:
+        pytest.skip(f"mount namespaces are not permitted here: {attempt.stderr.strip()}")
+    return within
+
+
+def with_notices(connection, query, parameters=None):
+    """A query's rows, and the notices that came with them."""
+    notices = []
+
+    def note(diagnostic):
+        notices.append((diagnostic.severity, diagnostic.sqlstate, diagnostic.message_primary, diagnostic.message_hint))
+
+    connection.add_notice_handler(note)
+    try:
+        return connection.execute(query, parameters).fetchall(), notices
+    finally:
+        connection.remove_notice_handler(note)
 
 
 def preload(directory, source, name="preloaded.so"):

@@ -1,7 +1,9 @@
 """Processes that the kernel does not let the server read."""
 
+import os
+
 import pytest
-from conftest import preload, start_cluster
+from conftest import in_mounts, preload, start_cluster, with_notices
 
 NOT_DUMPABLE = """
 #include <sys/prctl.h>
@@ -9,25 +11,20 @@ __attribute__((constructor)) static void hide(void) { prctl(PR_SET_DUMPABLE, 0);
 """
 
 
-@pytest.fixture(scope="module")
-def hidden(tmp_path_factory):
-    """A cluster in which no process may read another."""
-    with start_cluster(LD_PRELOAD=preload(tmp_path_factory.mktemp("hidden"), NOT_DUMPABLE)) as cluster:
+@pytest.fixture(scope="module", params=["plain", "hidepid=1", "hidepid=2"])
+def hidden(request, tmp_path_factory):
+    """A cluster in which no process may read another, with the ways in which /proc shows that."""
+    library = preload(tmp_path_factory.mktemp("hidden"), NOT_DUMPABLE)
+    within = () if request.param == "plain" else in_mounts(f"mount -t proc -o {request.param} proc /proc")
+    with start_cluster(within=within, LD_PRELOAD=library) as cluster:
         yield cluster
 
 
-def run(connection, query):
-    """A query's rows, and the notices that came with them."""
-    notices = []
-
-    def note(diagnostic):
-        notices.append((diagnostic.severity, diagnostic.sqlstate, diagnostic.message_primary, diagnostic.message_hint))
-
-    connection.add_notice_handler(note)
-    try:
-        return connection.execute(query).fetchall(), notices
-    finally:
-        connection.remove_notice_handler(note)
+@pytest.fixture(scope="module", params=["hidepid=1", "hidepid=2"])
+def closed(request):
+    """An ordinary cluster where /proc is closed to other users."""
+    with start_cluster(within=in_mounts(f"mount -t proc -o {request.param} proc /proc")) as cluster:
+        yield cluster
 
 
 def assert_warns(notices, message):
@@ -41,7 +38,7 @@ def test_all_processes_are_counted_in_one_warning(hidden):
     with hidden.connect() as connection:
         own = [(connection.info.backend_pid,)]
         others = connection.execute("SELECT count(*) - 1 FROM pg_stat_activity").fetchone()[0]
-        rows, notices = run(connection, "SELECT DISTINCT pid FROM get_all_smaps()")
+        rows, notices = with_notices(connection, "SELECT DISTINCT pid FROM get_all_smaps()")
         assert rows == own
         assert_warns(notices, f"could not read the memory of {others} processes: permission denied")
 
@@ -52,16 +49,28 @@ def test_one_warning_a_statement_for_functions_of_a_pid(hidden):
         [(pid,)] = connection.execute(first).fetchall()
         message = f"could not read the memory of process {pid}: permission denied"
         for _ in range(2):
-            rows, notices = run(connection, f"SELECT * FROM pg_meminfo_smaps({pid})")
+            rows, notices = with_notices(connection, f"SELECT * FROM pg_meminfo_smaps({pid})")
             assert rows == []
             assert_warns(notices, message)
-        rows, notices = run(connection, "SELECT pid FROM smap_summary")
+        rows, notices = with_notices(connection, "SELECT pid FROM smap_summary")
         assert rows == [(connection.info.backend_pid,)]
         assert len(notices) == 1
 
 
 def test_own_process_is_readable(hidden):
     with hidden.connect() as connection:
-        rows, notices = run(connection, "SELECT * FROM pg_meminfo_smaps(pg_backend_pid())")
+        rows, notices = with_notices(connection, "SELECT * FROM pg_meminfo_smaps(pg_backend_pid())")
         assert len(rows) > 10
         assert notices == []
+
+
+def test_the_clusters_own_processes_are_not_hidden_from_it(closed):
+    with closed.connect() as connection:
+        query = "SELECT (SELECT count(DISTINCT pid) FROM get_all_smaps()) = (SELECT count(*) FROM pg_stat_activity)"
+        assert with_notices(connection, query) == ([(True,)], [])
+
+
+def test_hidden_strangers_give_no_rows_and_no_warning(closed):
+    with closed.connect() as connection:
+        for stranger in 1, os.getpid(), 2**31 - 1:
+            assert with_notices(connection, "SELECT * FROM pg_meminfo_smaps(%s)", [stranger]) == ([], [])
