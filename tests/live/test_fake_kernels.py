@@ -1,0 +1,229 @@
+"""What other kernels print, read through SQL: fixtures mounted over the smaps of a live session.
+
+The cluster has mounts of its own, so the machine's /proc stays as it is.
+"""
+
+import contextlib
+import subprocess
+
+import naive
+import psycopg
+import pytest
+from conftest import ROOT, in_mounts, start_cluster
+
+HEADER = "7f0000000000-7f0000001000 rw-p 00000000 00:00 0 "
+KEYS = "Size:                  4 kB\nRss:                   4 kB\nVmFlags: rd wr mr \n"
+
+
+@pytest.fixture(scope="module")
+def fake():
+    """A function that gives a session the smaps that it is told to."""
+    with start_cluster(within=in_mounts()) as cluster, cluster.connect() as session, cluster.connect() as reader:
+        target = f"/proc/{session.info.backend_pid}/smaps"
+        fixture = cluster.data / "fake_smaps"
+        fixture.write_bytes(b"")
+        fixture.chmod(0o644)
+        subprocess.run(
+            ["nsenter", "--target", str(cluster.postmaster), "--mount", "mount", "--bind", fixture, target], check=True
+        )
+        yield Fake(reader, session.info.backend_pid, fixture)
+
+
+class Fake:
+    """A session whose smaps is a file of ours."""
+
+    def __init__(self, reader, pid, fixture):
+        self.reader = reader
+        self.pid = pid
+        self.fixture = fixture
+
+    def query(self, text, query):
+        """What a query about the session returns, if that is its smaps."""
+        self.fixture.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return self.reader.execute(query, [self.pid]).fetchall()
+
+    def contract(self, text, columns="*"):
+        return self.query(text, f"SELECT {columns} FROM get_all_smaps() WHERE pid = %s")
+
+    def smaps(self, text, columns="*"):
+        return self.query(text, f"SELECT {columns} FROM pg_meminfo_smaps(%s)")
+
+    def summary(self, text, columns="*"):
+        return self.query(text, f"SELECT {columns} FROM smap_summary WHERE pid = %s")
+
+    @contextlib.contextmanager
+    def refused(self, line):
+        """The error for a file with a line that has no place in it. Afterwards the session still works."""
+        with pytest.raises(psycopg.errors.DataCorrupted) as error:
+            yield
+        assert error.value.diag.message_primary == f'could not parse file "/proc/{self.pid}/smaps"'
+        assert error.value.diag.message_detail.startswith(f"Line {line} is neither a mapping nor")
+        assert self.reader.execute("SELECT count(*) > 10 FROM pg_meminfo_smaps(pg_backend_pid())").fetchone() == (True,)
+
+
+def assert_read(fake, text):
+    """All functions return what the naive reader gets. It gives the number of mappings."""
+    rows = naive.contract_rows(fake.pid, text)
+    assert fake.contract(text) == rows
+    assert fake.smaps(text) == naive.smaps_rows(text)
+    assert fake.summary(text) == ([naive.summary_row(fake.pid, text)] if rows else [])
+    return len(rows)
+
+
+@pytest.mark.parametrize("kernel", sorted(path.stem for path in (ROOT / "tests/fixtures").glob("*.smaps")))
+def test_kernels_of_each_era(fake, kernel):
+    assert assert_read(fake, (ROOT / f"tests/fixtures/{kernel}.smaps").read_bytes()) == 6
+
+
+def test_linux_3_10_has_fewer_keys(fake):
+    """Zero in the contract, NULL in the new surface, and nothing from another column."""
+    text = (ROOT / "tests/fixtures/linux-3.10.smaps").read_bytes()
+    missing = "pss_dirty, ksm, lazy_free, shmem_pmd_mapped, file_pmd_mapped, {0}, {1}, swap_pss, thp_eligible"
+    assert set(fake.contract(text, missing.format("shared_huge_tlb", "private_huge_tlb"))) == {(0,) * 9}
+    assert set(fake.summary(text, missing.format("shared_huge_tlb", "private_huge_tlb"))) == {(0,) * 9}
+    assert set(fake.smaps(text, missing.format("shared_hugetlb", "private_hugetlb"))) == {(None,) * 9}
+
+
+@pytest.mark.parametrize(("major", "minor"), [("103", "05"), ("00", "1a3"), ("fff", "fffff")])
+def test_devices_wider_than_two_digits(fake, major, minor):
+    text = f"00400000-00401000 r--p 00000000 {major}:{minor} 12   /bin/a\n{KEYS}"
+    assert fake.contract(text, "dev_major, dev_minor") == [(major, minor)]
+    assert fake.smaps(text, "device") == [(f"{major}:{minor}",)]
+
+
+@pytest.mark.parametrize(
+    ("inode", "int4", "int8"),
+    [
+        (2**31 - 1, 2**31 - 1, 2**31 - 1),
+        (2**31, None, 2**31),
+        (8594129217, None, 8594129217),
+        (2**63 - 1, None, 2**63 - 1),
+        (2**63, None, None),
+        (2**64 - 1, None, None),
+        (2**64, None, None),
+    ],
+)
+def test_inodes_of_64_bits(fake, inode, int4, int8):
+    text = f"00400000-00401000 r--p 00000000 fe:00 {inode}   /bin/a\n{KEYS}"
+    assert fake.contract(text, "inode, sys_path") == [(int4, "/bin/a")]
+    assert fake.smaps(text, "inode, name") == [(int8, "/bin/a")]
+
+
+@pytest.mark.parametrize(
+    ("kilobytes", "int4", "int8"),
+    [
+        (2**31 - 1, 2**31 - 1, (2**31 - 1) * 1024),
+        (2 * 2**30, None, 2 * 2**40),
+        (16 * 2**30, None, 16 * 2**40),
+        (2**53 - 1, None, 2**63 - 1024),
+        (2**53, None, None),
+        (2**64 - 1, None, None),
+        (2**64, None, None),
+    ],
+)
+def test_sizes_of_64_bits(fake, kilobytes, int4, int8):
+    text = f"{HEADER}\nSize: {kilobytes} kB\nRss: 4 kB\n"
+    assert fake.contract(text, "mem_size, rss") == [(int4, 4)]
+    assert fake.smaps(text, "size, rss") == [(int8, 4096)]
+    if int8 is not None:
+        twice = text + text
+        if 2 * int8 < 2**63:
+            assert fake.summary(twice, "mem_size, rss") == [(2 * kilobytes, 8)]
+
+
+def test_offsets_of_64_bits(fake):
+    for offset, number in [("0000000000001000", 4096), ("7fffffffffffffff", 2**63 - 1), ("ffffffffffffffff", None)]:
+        text = f"00400000-00401000 r--p {offset} fe:00 12   /bin/a\n{KEYS}"
+        assert fake.contract(text, "byte_offset") == [(offset,)]
+        assert fake.smaps(text, "byte_offset") == [(number,)]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/tmp/two  blanks",
+        "/tmp/a\ttab",
+        "/tmp/trailing ",
+        "/tmp/gone (deleted)",
+        r"/tmp/new\012line",
+        "/tmp/Rss: 12 kB",
+        "/" + "p" * 4095,
+        "/" + r"\012" * 4095,
+        "[anon: glibc: malloc arena]",
+        "anon_inode:[io_uring]",
+        "/memfd:foo bar (deleted)",
+        "/tmp/Ünïcödé",
+    ],
+    ids=lambda path: path[:20],
+)
+def test_paths_are_kept_whole(fake, path):
+    text = f"{HEADER}     {path}\n{KEYS}"
+    assert fake.contract(text, "sys_path, rss") == [(path, 4)]
+    assert fake.smaps(text, "name, rss") == [(path, 4096)]
+
+
+@pytest.mark.parametrize(
+    ("line", "contract", "new"),
+    [
+        ("", "", None),
+        ("VmFlags:\n", "", ""),
+        ("VmFlags: \n", "", ""),
+        ("VmFlags: rd ?? long \n", "rd ?? long", "rd ?? long"),
+        ("VmFlags: " + "mm " * 40 + "\n", " ".join(["mm"] * 40), " ".join(["mm"] * 40)),
+    ],
+)
+def test_flags_of_the_first_mapping(fake, line, contract, new):
+    text = f"{HEADER}\nRss: 4 kB\n{line}{HEADER}\n{KEYS}"
+    assert fake.contract(text, "rss, vm_flags") == [(4, contract), (4, "rd wr mr")]
+    assert fake.smaps(text, "rss, vm_flags") == [(4096, new), (4096, "rd wr mr")]
+
+
+def test_unknown_keys_at_every_position(fake):
+    original = (ROOT / "tests/fixtures/linux-6.1.smaps").read_bytes()
+    lines = original.splitlines(keepends=True)[:48]
+    expected = naive.contract_rows(fake.pid, b"".join(lines))
+    for unknown in [b"Nonlinear: 7 kB\n", b"dead: 7 kB\n", b"rss: 7 kB\n", b"Name:   [heap]\n", b"Rss_Shadow: 7 kB\n"]:
+        for at in range(1, len(lines) + 1):
+            assert fake.contract(b"".join(lines[:at]) + unknown + b"".join(lines[at:])) == expected
+
+
+@pytest.mark.parametrize("line", ["Rss:", "Rss: ", "Rss: kB", "Rss: 4", "Rss: 4 MB", "Rss: -4 kB", "Rss: four kB"])
+def test_a_value_that_is_no_number_of_kilobytes_is_null(fake, line):
+    text = f"{HEADER}\nSize: 8 kB\n{line}\nPss: 2 kB\n"
+    assert fake.contract(text, "mem_size, rss, pss") == [(8, None, 2)]
+    assert fake.smaps(text, "size, rss, pss") == [(8192, None, 2048)]
+
+
+def test_a_file_cut_at_every_byte(fake):
+    """Between two lines it is that of an older kernel, with fewer keys; elsewhere it is refused."""
+    text = (ROOT / "tests/fixtures/linux-3.10.smaps").read_bytes()
+    text = b"".join(text.splitlines(keepends=True)[:32])
+    for at in range(len(text) + 1):
+        part = text[:at]
+        if part == b"" or part.endswith(b"\n"):
+            assert_read(fake, part)
+        else:
+            with fake.refused(part.count(b"\n") + 1):
+                fake.contract(part)
+
+
+def test_an_empty_file(fake):
+    assert assert_read(fake, b"") == 0
+
+
+@pytest.mark.parametrize(
+    "garbage", [b"\x00", b"\x7fELF\x02\x01\x01" + bytes(range(256)), b"\n", b"no colon here\n", b"Rss: 4 kB\n"]
+)
+def test_garbage_is_refused(fake, garbage):
+    for function in fake.contract, fake.smaps, fake.summary:
+        with fake.refused(1):
+            function(garbage)
+        with fake.refused(5):
+            function(f"{HEADER}\n{KEYS}".encode() + garbage.replace(b"Rss", b"R s"))
+
+
+def test_a_message_in_the_contract_is_of_the_process_that_has_it(fake):
+    """Others are not to be had in that statement, but in one about them."""
+    with fake.refused(1):
+        fake.query(b"garbage\n", "SELECT * FROM get_all_smaps() WHERE pid <> %s")
+    assert fake.query(b"garbage\n", "SELECT count(*) > 3 FROM smap_summary WHERE pid <> %s") == [(True,)]
