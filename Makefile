@@ -2,7 +2,7 @@
 
 # Our own targets must run before there is a pg_config, and PGXS would replace a target named check. So each run of make
 # is either theirs or ours.
-OURS = help demo check check-all lint
+OURS = help demo check check-all lint fuzz
 ifneq ($(filter $(OURS),$(MAKECMDGOALS)),)
 
 .PHONY: $(MAKECMDGOALS)
@@ -16,11 +16,14 @@ help:
 ## make demo           on a throw-away cluster, show what the extension is for
 ## make check          run all tests on throw-away clusters
 ## make check-all      the same on each major, or on those in MAJORS="15 16"; as root, for Debian trees are made for some
+## make fuzz           compare each parser with its oracle on generated input, for SECONDS=30 each
 ## make lint           rustfmt and clippy
 demo check lint:
 	@scripts/$@
 check-all:
 	@scripts/check-all $(MAJORS)
+fuzz:
+	@scripts/fuzz $(SECONDS)
 
 # The others among the goals are PGXS's.
 $(filter-out $(OURS),$(MAKECMDGOALS)):

@@ -263,5 +263,7 @@ impl Buffer {
     }
 }
 
+#[cfg(any(test, feature = "oracle"))]
+pub mod naive;
 #[cfg(test)]
 mod tests;

@@ -312,7 +312,7 @@ impl fmt::Display for Malformed {
 
 impl std::error::Error for Malformed {}
 
-#[cfg(test)]
-mod naive;
+#[cfg(any(test, feature = "oracle"))]
+pub mod naive;
 #[cfg(test)]
 mod tests;

@@ -273,6 +273,22 @@ fn stat_cut_short() {
 
 proptest! {
     #[test]
+    fn stat_agrees_with_the_oracle(
+        name in "[ -~]{0,16}", state in "[A-Za-z]", numbers in prop::collection::vec("-?[0-9]{1,21}|0|-1", 0..60),
+    ) {
+        naive::assert_agrees(format!("12 ({name}) {state} {}\n", numbers.join(" ")).as_bytes());
+    }
+
+    #[test]
+    fn damaged_stat_agrees_with_the_oracle(at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+        let mut stat = STAT.as_bytes().to_vec();
+        let at = at.index(stat.len());
+        stat[at] = byte;
+        naive::assert_agrees(&stat);
+        naive::assert_agrees(&stat[..at]);
+    }
+
+    #[test]
     fn a_buffer_holds_each_file_exactly(sizes in prop::collection::vec(0..2_000_000usize, 1..4)) {
         let mut buffer = Buffer::default();
         for (nth, size) in sizes.into_iter().enumerate() {

@@ -1,27 +1,72 @@
 //! The oracle: smaps parsed the slow and obvious way, with owned strings and a map per mapping.
 //!
 //! It shares no code with the tokenizer and takes other roads: it cuts the text into lines first, tells headers by their
-//! shape, and looks values up by key at the end.
+//! shape, and looks values up by key at the end. Property tests and fuzzers compare the two.
 
 use std::collections::HashMap;
 
+use super::{KEYS, Malformed, Mapping, Value, mappings};
+
+/// The tokenizer and the oracle say the same of every mapping, key and error of a text.
+pub fn assert_agrees(text: &[u8]) {
+    let ours: Result<Vec<_>, Malformed> = mappings(text).collect();
+    match (ours, parse(text)) {
+        (Ok(ours), Ok(oracle)) => {
+            assert_eq!(ours.len(), oracle.len());
+            ours.iter().zip(&oracle).for_each(|(ours, oracle)| assert_same(ours, oracle));
+        }
+        (Err(ours), Err(line)) => assert_eq!(ours.number, line),
+        (ours, oracle) => panic!("{ours:?}\nbut the oracle says\n{oracle:?}"),
+    }
+}
+
+fn assert_same(ours: &Mapping<'_>, oracle: &NaiveMapping) {
+    let latin1 = |bytes: &[u8]| bytes.iter().map(|&byte| byte as char).collect::<String>();
+    let (major, minor) = ours.device_parts();
+    for (ours, oracle) in [
+        (ours.start, &oracle.start),
+        (ours.end, &oracle.end),
+        (ours.permissions, &oracle.permissions),
+        (ours.offset, &oracle.offset),
+        (major, &oracle.major),
+        (minor, &oracle.minor),
+        (ours.path, &oracle.path),
+    ] {
+        assert_eq!(&latin1(ours), oracle);
+    }
+    assert_eq!(ours.inode, oracle.inode.parse().ok());
+    assert_eq!(ours.byte_offset(), u64::from_str_radix(&oracle.offset, 16).ok());
+    assert_eq!(
+        ours.vm_flags.map(latin1),
+        oracle.keys.get("VmFlags").map(|words| words.trim_matches([' ', '\t', '\r', '\x0c']).to_string())
+    );
+    for (at, key) in KEYS.iter().enumerate() {
+        let expected = match number(oracle, &latin1(key)) {
+            None => Value::Absent,
+            Some(None) => Value::Unusable,
+            Some(Some(number)) => Value::Number(number),
+        };
+        assert_eq!(ours.values[at], expected, "{}", latin1(key));
+    }
+}
+
 /// A mapping, with its keys as text.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct NaiveMapping {
-    pub start: String,
-    pub end: String,
-    pub permissions: String,
-    pub offset: String,
-    pub major: String,
-    pub minor: String,
-    pub inode: String,
-    pub path: String,
-    pub keys: HashMap<String, String>,
+struct NaiveMapping {
+    start: String,
+    end: String,
+    permissions: String,
+    offset: String,
+    major: String,
+    minor: String,
+    inode: String,
+    path: String,
+    keys: HashMap<String, String>,
 }
 
 /// Every mapping of a file, or the number of the first line that has no place in one. Bytes are read as Latin-1, which
 /// has a character for each of them.
-pub fn parse(text: &[u8]) -> Result<Vec<NaiveMapping>, usize> {
+fn parse(text: &[u8]) -> Result<Vec<NaiveMapping>, usize> {
     let text: String = text.iter().map(|&byte| byte as char).collect();
     let mut mappings: Vec<NaiveMapping> = Vec::new();
     for (index, line) in text.split_inclusive('\n').enumerate() {
@@ -73,7 +118,7 @@ fn parse_header(line: &str) -> Option<NaiveMapping> {
 
 /// A value read as a number: `None` without the key, `Some(None)` if it is not a 64-bit number with the unit that the
 /// key needs.
-pub fn number(mapping: &NaiveMapping, key: &str) -> Option<Option<u64>> {
+fn number(mapping: &NaiveMapping, key: &str) -> Option<Option<u64>> {
     let value = mapping.keys.get(key)?;
     let space = [' ', '\t', '\r', '\x0c'];
     let value = value.trim_matches(space);

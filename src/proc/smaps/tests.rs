@@ -1,6 +1,6 @@
 use proptest::prelude::*;
 
-use super::naive::{self, NaiveMapping};
+use super::naive::assert_agrees;
 use super::*;
 
 /// One mapping, or the panic that says why not.
@@ -27,49 +27,6 @@ fn path_of(path: &[u8]) -> Vec<u8> {
 /// The line in which parsing stops.
 fn refused_at(text: &[u8]) -> usize {
     mappings(text).find_map(Result::err).expect("an error").number
-}
-
-/// The tokenizer and the oracle say the same of every mapping, key and error of a text.
-fn assert_agrees(text: &[u8]) {
-    let ours: Result<Vec<_>, Malformed> = mappings(text).collect();
-    match (ours, naive::parse(text)) {
-        (Ok(ours), Ok(oracle)) => {
-            assert_eq!(ours.len(), oracle.len());
-            ours.iter().zip(&oracle).for_each(|(ours, oracle)| assert_same(ours, oracle));
-        }
-        (Err(ours), Err(line)) => assert_eq!(ours.number, line),
-        (ours, oracle) => panic!("{ours:?}\nbut the oracle says\n{oracle:?}"),
-    }
-}
-
-fn assert_same(ours: &Mapping<'_>, oracle: &NaiveMapping) {
-    let latin1 = |bytes: &[u8]| bytes.iter().map(|&byte| byte as char).collect::<String>();
-    let (major, minor) = ours.device_parts();
-    for (ours, oracle) in [
-        (ours.start, &oracle.start),
-        (ours.end, &oracle.end),
-        (ours.permissions, &oracle.permissions),
-        (ours.offset, &oracle.offset),
-        (major, &oracle.major),
-        (minor, &oracle.minor),
-        (ours.path, &oracle.path),
-    ] {
-        assert_eq!(&latin1(ours), oracle);
-    }
-    assert_eq!(ours.inode, oracle.inode.parse().ok());
-    assert_eq!(ours.byte_offset(), u64::from_str_radix(&oracle.offset, 16).ok());
-    assert_eq!(
-        ours.vm_flags.map(latin1),
-        oracle.keys.get("VmFlags").map(|words| words.trim_matches([' ', '\t', '\r', '\x0c']).to_string())
-    );
-    for (at, key) in KEYS.iter().enumerate() {
-        let expected = match naive::number(oracle, &latin1(key)) {
-            None => Value::Absent,
-            Some(None) => Value::Unusable,
-            Some(Some(number)) => Value::Number(number),
-        };
-        assert_eq!(ours.values[at], expected, "{}", latin1(key));
-    }
 }
 
 // The file: records, keys, order.
