@@ -64,7 +64,7 @@ LIBRARY = $(TARGET)/release/libpg_meminfo.so
 export PGRX_PG_CONFIG_PATH = $(shell command -v $(PG_CONFIG))
 
 $(LIBRARY): Cargo.toml Cargo.lock build.rs pg_meminfo.control $(shell find src -name '*.rs')
-	$(CARGO) build $(CARGO_FLAGS)
+	$(CARGO) rustc $(CARGO_FLAGS) -- $(RUSTC_FLAGS)
 	touch $@
 
 # Compared, not dated: the one that was built last may be another major's.

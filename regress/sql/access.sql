@@ -59,7 +59,7 @@ DO $$
 DECLARE
     refused int := 0;
 BEGIN
-    FOR i IN 1..100 LOOP
+    FOR i IN 1..1000 LOOP
         BEGIN
             PERFORM * FROM get_all_smaps();
         EXCEPTION WHEN insufficient_privilege THEN

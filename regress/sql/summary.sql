@@ -7,8 +7,8 @@ SELECT count(*) = count(DISTINCT pid) AS one_row_each FROM smap_summary;
 SELECT count(*) AS own FROM smap_summary WHERE pid = pg_backend_pid();
 SELECT count(*) AS nobody FROM smap_summary WHERE pid = 0;
 
--- It adds up. A process that sleeps has the same sums whoever adds them: the checkpointer's, with the new surface between
--- two looks of the contract, as often as it takes until the two are equal.
+-- It adds up. A process that sleeps has the same sums whoever adds them: the checkpointer's, between two looks of the
+-- contract. Its share of common pages changes with other processes of the machine, so it is tried until all three agree.
 DO $$
 DECLARE
     checkpointer int := (SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer');
@@ -31,7 +31,7 @@ BEGIN
             sum(file_pmd_mapped), sum(shared_huge_tlb), sum(private_huge_tlb), sum(swap), sum(swap_pss), sum(locked),
             sum(thp_eligible)
         INTO after FROM get_all_smaps() WHERE pid = checkpointer GROUP BY pid;
-        EXIT WHEN before = after;
+        EXIT WHEN before = after AND before = summary;
     END LOOP;
     IF before IS DISTINCT FROM after THEN
         RAISE EXCEPTION 'the checkpointer does not hold still';

@@ -1,11 +1,8 @@
-//! Which processes Postgres knows. The functions for it were renamed between majors; nothing else here differs.
+//! Which processes Postgres knows.
 
 use pgrx_pg_sys as pg_sys;
 
-#[cfg(feature = "pg15")]
-use pg_sys::pgstat_fetch_stat_local_beentry as local_beentry;
-#[cfg(not(feature = "pg15"))]
-use pg_sys::pgstat_get_local_beentry_by_index as local_beentry;
+use super::version::local_beentry;
 
 /// The pid of the postmaster. In single-user mode, which has none, our own.
 pub fn postmaster_pid() -> i32 {

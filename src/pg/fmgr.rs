@@ -1,58 +1,18 @@
 //! How Postgres finds and calls us: the module magic, the version-1 records, the entry guard.
 
-use core::ffi::c_char;
-
 use pgrx_pg_sys as pg_sys;
 
-use super::access;
+use super::{access, version};
 
 // A bigint is passed by value, and text is built in this byte order.
 #[cfg(not(all(target_pointer_width = "64", target_endian = "little")))]
 compile_error!("pg_meminfo supports 64-bit little-endian machines");
 
-const ABI_EXTRA: [c_char; 32] = {
-    let text = pg_sys::FMGR_ABI_EXTRA.to_bytes();
-    let mut padded = [0; 32];
-    let mut at = 0;
-    while at < text.len() {
-        padded[at] = text[at] as c_char;
-        at += 1;
-    }
-    padded
-};
-
-#[cfg(any(feature = "pg15", feature = "pg16", feature = "pg17"))]
-const MAGIC: pg_sys::Pg_magic_struct = pg_sys::Pg_magic_struct {
-    len: size_of::<pg_sys::Pg_magic_struct>() as i32,
-    version: (pg_sys::PG_VERSION_NUM / 100) as i32,
-    funcmaxargs: pg_sys::FUNC_MAX_ARGS as i32,
-    indexmaxkeys: pg_sys::INDEX_MAX_KEYS as i32,
-    namedatalen: pg_sys::NAMEDATALEN as i32,
-    float8byval: pg_sys::FLOAT8PASSBYVAL as i32,
-    abi_extra: ABI_EXTRA,
-};
-
-// From 18 on the magic also says who we are, for pg_get_loaded_modules().
-#[cfg(not(any(feature = "pg15", feature = "pg16", feature = "pg17")))]
-const MAGIC: pg_sys::Pg_magic_struct = pg_sys::Pg_magic_struct {
-    len: size_of::<pg_sys::Pg_magic_struct>() as i32,
-    abi_fields: pg_sys::Pg_abi_values {
-        version: (pg_sys::PG_VERSION_NUM / 100) as i32,
-        funcmaxargs: pg_sys::FUNC_MAX_ARGS as i32,
-        indexmaxkeys: pg_sys::INDEX_MAX_KEYS as i32,
-        namedatalen: pg_sys::NAMEDATALEN as i32,
-        float8byval: pg_sys::FLOAT8PASSBYVAL as i32,
-        abi_extra: ABI_EXTRA,
-    },
-    name: c"pg_meminfo".as_ptr(),
-    version: concat!(env!("PG_MEMINFO_VERSION"), "\0").as_ptr().cast(),
-};
-
 /// Tells the server which Postgres this library was built for; it refuses to load another's.
 // SAFETY: the name is the one that the server looks up, and no other object in this library has it.
 #[unsafe(no_mangle)]
 pub extern "C" fn Pg_magic_func() -> *const pg_sys::Pg_magic_struct {
-    &MAGIC
+    &version::MAGIC
 }
 
 /// Called once in each process that loads the library.

@@ -18,3 +18,4 @@ pub mod error;
 pub mod fmgr;
 pub mod interrupts;
 pub mod srf;
+pub mod version;

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import signal
 import subprocess
 import time
 
@@ -33,11 +34,12 @@ class Cluster:
         self.host = host
         self.data = pathlib.Path(data)
         with self.connect() as connection:
-            connection.execute("CREATE EXTENSION IF NOT EXISTS pg_meminfo")
+            if connection.execute("SELECT NOT pg_is_in_recovery()").fetchone()[0]:
+                connection.execute("CREATE EXTENSION IF NOT EXISTS pg_meminfo")
 
     def connect(self, **parameters):
         """A new session, in autocommit mode."""
-        defaults = {"host": self.host, "port": 5432, "user": "postgres", "dbname": "postgres", "autocommit": True}
+        defaults = {"host": self.host, "port": 5432, "user": "postgres", "dbname": "postgres", "autocommit": True, "options": "-c jit=off"}
         return psycopg.connect(**(defaults | parameters))
 
     @contextlib.contextmanager
@@ -50,6 +52,40 @@ class Cluster:
     def postmaster(self):
         """The postmaster's pid."""
         return int((self.data / "postmaster.pid").read_text().split()[0])
+
+    @property
+    def programs(self):
+        """Where the server's programs are."""
+        return next(self.data.parent.glob("installation/**/bin/postgres")).parent
+
+    @property
+    def as_owner(self):
+        """What runs a command as the server's user."""
+        owner = self.data.stat()
+        if owner.st_uid == os.geteuid():
+            return []
+        return ["setpriv", f"--reuid={owner.st_uid}", f"--regid={owner.st_gid}", "--clear-groups"]
+
+    @contextlib.contextmanager
+    def start_another(self, name, make_data, within=()):
+        """A cluster from the same installation, in which the extension may be already."""
+        data = self.data.parent / name
+        run = {"check": True, "stdout": subprocess.DEVNULL, "cwd": self.data.parent}
+        subprocess.run([*self.as_owner, *[str(word).format(data=data) for word in make_data]], **run)
+        socket = self.data.parent / f"{name}_socket"
+        subprocess.run([*self.as_owner, "mkdir", "-m", "700", socket], **run)
+        options = ["-c", f"unix_socket_directories={socket}", "-c", "listen_addresses=", "-c", "fsync=off"]
+        server = [*within, *self.as_owner, self.programs / "postgres", "-D", data, *options]
+        environment = {name: value for name, value in os.environ.items() if name != "RUST_BACKTRACE"}
+        with open(self.data.parent / f"{name}.log", "w") as log:
+            process = subprocess.Popen(server, stdout=log, stderr=log, cwd=self.data.parent, env=environment)
+        try:
+            ready = [self.programs / "pg_isready", "-q", "-h", socket, "-p", "5432"]
+            wait_until(lambda: subprocess.run(ready, check=False).returncode == 0)
+            yield Cluster(socket, data)
+        finally:
+            process.send_signal(signal.SIGQUIT)
+            process.wait()
 
 
 @contextlib.contextmanager

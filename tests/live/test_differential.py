@@ -12,35 +12,41 @@ from conftest import preload, start_cluster, wait_until
 AUXILIARY = ["checkpointer", "background writer", "walwriter", "autovacuum launcher", "logical replication launcher"]
 
 
-def steady(connection, pid, query):
-    """What a query about a process returns, and the text of its smaps, which was the same before and after it.
+def assert_eventually(connection, pid, query, expected):
+    """A query about a process returns what is expected of its smaps.
 
-    A process that sleeps keeps its own pages, but its share of common ones changes when other processes come and go.
+    A process that sleeps keeps its own pages, but its share of common ones changes as other processes of the machine come
+    and go. So it is tried until the file is the same before and after, and the rows fit it.
     Postgres's own function reads the file: root without the capability to trace, as in many containers, may not.
     """
 
     def smaps():
         return connection.execute("SELECT pg_read_binary_file(%s)", [f"/proc/{pid}/smaps"]).fetchone()[0]
 
-    for _ in range(100):
+    for _ in range(200):
         before = smaps()
         rows = connection.execute(query, [pid]).fetchall()
-        if before == smaps():
-            return before, rows
+        if before == smaps() and rows == expected(before):
+            return
+    assert rows == expected(before)
     raise AssertionError(f"process {pid} does not hold still")
 
 
 def assert_same(connection, pid, in_activity=True):
     """All that the extension says of a process is what the kernel says."""
-    text, rows = steady(connection, pid, "SELECT * FROM pg_meminfo_smaps(%s)")
-    assert rows == naive.smaps_rows(text)
-    assert len(rows) > 10
-
-    text, rows = steady(connection, pid, "SELECT * FROM get_all_smaps() WHERE pid = %s")
-    assert rows == (naive.contract_rows(pid, text) if in_activity else [])
-
-    text, rows = steady(connection, pid, "SELECT * FROM smap_summary WHERE pid = %s")
-    assert rows == ([naive.summary_row(pid, text)] if in_activity else [])
+    for query, expected in [
+        ("SELECT * FROM pg_meminfo_smaps(%s)", naive.smaps_rows),
+        (
+            "SELECT * FROM get_all_smaps() WHERE pid = %s",
+            lambda text: naive.contract_rows(pid, text) if in_activity else [],
+        ),
+        (
+            "SELECT * FROM smap_summary WHERE pid = %s",
+            lambda text: [naive.summary_row(pid, text)] if in_activity else [],
+        ),
+    ]:
+        assert_eventually(connection, pid, query, expected)
+    assert connection.execute("SELECT count(*) > 10 FROM pg_meminfo_smaps(%s)", [pid]).fetchone() == (True,)
 
 
 @pytest.mark.parametrize("backend_type", AUXILIARY)

@@ -109,51 +109,80 @@ def pieces_read_after(lines, at):
     return pieces
 
 
-def assert_stopped(lines):
-    """A cancel came in the middle of the reading, and after it at most one more piece of a file was read.
+# Reads everything again and again, so that whatever is to stop it comes in the middle.
+ENDLESS = "SELECT count(*) FROM (SELECT get_all_smaps() FROM generate_series(1, 10000)) AS s"
 
-    A statement_timeout sends the same signal, from the handler of its timer's.
-    """
-    at = next(number for number, line in enumerate(lines) if line.startswith("--- SIGINT"))
-    assert 0 < sum(opened(lines[:at]).values()) < 60
+
+def has_read(tmp_path):
+    """Whether the trace shows that a few files have been read."""
+    return (tmp_path / "strace").read_text().count('"smaps"') >= 5
+
+
+def assert_stopped(lines, signal):
+    """After the signal at most one more piece of a file was read, and no file was left open."""
+    at = next(number for number, line in enumerate(lines) if line.startswith(f"--- {signal}"))
+    assert sum(opened(lines[:at]).values()) > 0
     assert pieces_read_after(lines, at) <= 1
+
+
+def test_reading_stops_at_a_cancel(connection, tmp_path):
+    def cancel_when_reading():
+        wait_until(lambda: has_read(tmp_path))
+        connection.cancel()
+
+    with traced(connection.info.backend_pid, tmp_path) as lines:
+        canceller = threading.Thread(target=cancel_when_reading)
+        canceller.start()
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            connection.execute(ENDLESS)
+        canceller.join()
+    assert_stopped(lines, "SIGINT")
     assert left_open(lines) == set()
 
 
-def test_reading_stops_at_a_cancel(cluster, connection, tmp_path):
-    pid = connection.info.backend_pid
-    with cluster.sessions(60):
-        connection.execute("SELECT count(*) FROM get_all_smaps()")
-
-        def cancel_when_reading():
-            wait_until(lambda: (tmp_path / "strace").read_text().count('"smaps"') >= 5)
-            connection.cancel()
-
-        with traced(pid, tmp_path) as lines:
-            canceller = threading.Thread(target=cancel_when_reading)
-            canceller.start()
-            with pytest.raises(psycopg.errors.QueryCanceled):
-                connection.execute("SELECT count(*) FROM get_all_smaps()")
-            canceller.join()
-    assert_stopped(lines)
-
-
-def test_reading_stops_at_statement_timeout(cluster, connection, tmp_path):
-    pid = connection.info.backend_pid
-    with cluster.sessions(60):
-        connection.execute("SELECT count(*) FROM get_all_smaps()")
-        # Long enough for a first file; shorter than the whole on any machine, or else shortened until it is.
-        timeout = 200
-        while True:
-            with traced(pid, tmp_path) as lines, contextlib.suppress(psycopg.errors.QueryCanceled):
-                connection.execute(f"SET statement_timeout = {timeout}")
-                connection.execute("SELECT count(*) FROM get_all_smaps()")
-                timeout = timeout * 2 // 3
-                assert timeout > 0
-                continue
-            break
+def test_reading_stops_at_statement_timeout(connection, tmp_path):
+    with traced(connection.info.backend_pid, tmp_path) as lines:
+        connection.execute("SET statement_timeout = '300ms'")
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            connection.execute(ENDLESS)
         connection.execute("RESET statement_timeout")
-    assert_stopped(lines)
+    # The handler of the timer's signal sends it.
+    assert_stopped(lines, "SIGINT")
+    assert left_open(lines) == set()
+
+
+def test_reading_stops_at_a_terminate(cluster, connection, tmp_path):
+    """The session ends in order. After a crash the postmaster would end all others, too."""
+    victim = cluster.connect()
+    pid = victim.info.backend_pid
+
+    def terminate_when_reading():
+        wait_until(lambda: has_read(tmp_path))
+        connection.execute("SELECT pg_terminate_backend(%s)", [pid])
+
+    with traced(pid, tmp_path) as lines:
+        terminator = threading.Thread(target=terminate_when_reading)
+        terminator.start()
+        with pytest.raises(psycopg.OperationalError):
+            victim.execute(ENDLESS)
+        terminator.join()
+        wait_until(lambda: "+++ exited" in (tmp_path / "strace").read_text())
+    victim.close()
+    assert_stopped(lines, "SIGTERM")
+    assert lines[-1].startswith("+++ exited with 1 ")
+    assert connection.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_reading_stops_when_the_client_is_gone(cluster, connection):
+    client = cluster.connect()
+    client.execute("SET client_connection_check_interval = '10ms'")
+    pid = client.info.backend_pid
+    client.pgconn.send_query(ENDLESS.encode())
+    running = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s AND state = 'active'"
+    wait_until(lambda: connection.execute(running, [pid]).fetchone() == (1,))
+    client.pgconn.finish()
+    exists = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s"
+    wait_until(lambda: connection.execute(exists, [pid]).fetchone() == (0,))
 
 
 def test_sessions_that_come_and_go(cluster, connection):

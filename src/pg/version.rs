@@ -1,0 +1,52 @@
+//! What differs between the majors of Postgres, and nothing else does.
+
+use core::ffi::c_char;
+
+use pgrx_pg_sys as pg_sys;
+
+/// The entry of pg_stat_activity at an index.
+#[cfg(feature = "pg15")]
+pub use pg_sys::pgstat_fetch_stat_local_beentry as local_beentry;
+/// The entry of pg_stat_activity at an index.
+#[cfg(not(feature = "pg15"))]
+pub use pg_sys::pgstat_get_local_beentry_by_index as local_beentry;
+
+const ABI_EXTRA: [c_char; 32] = {
+    let text = pg_sys::FMGR_ABI_EXTRA.to_bytes();
+    let mut padded = [0; 32];
+    let mut at = 0;
+    while at < text.len() {
+        padded[at] = text[at] as c_char;
+        at += 1;
+    }
+    padded
+};
+
+/// What the server compares with its own before it accepts the library.
+#[cfg(any(feature = "pg15", feature = "pg16", feature = "pg17"))]
+pub const MAGIC: pg_sys::Pg_magic_struct = pg_sys::Pg_magic_struct {
+    len: size_of::<pg_sys::Pg_magic_struct>() as i32,
+    version: (pg_sys::PG_VERSION_NUM / 100) as i32,
+    funcmaxargs: pg_sys::FUNC_MAX_ARGS as i32,
+    indexmaxkeys: pg_sys::INDEX_MAX_KEYS as i32,
+    namedatalen: pg_sys::NAMEDATALEN as i32,
+    float8byval: pg_sys::FLOAT8PASSBYVAL as i32,
+    abi_extra: ABI_EXTRA,
+};
+
+/// What the server compares with its own before it accepts the library. From 18 on it also says who we are, for
+/// pg_get_loaded_modules().
+#[cfg(not(any(feature = "pg15", feature = "pg16", feature = "pg17")))]
+pub const MAGIC: pg_sys::Pg_magic_struct = pg_sys::Pg_magic_struct {
+    len: size_of::<pg_sys::Pg_magic_struct>() as i32,
+    abi_fields: pg_sys::Pg_abi_values {
+        version: (pg_sys::PG_VERSION_NUM / 100) as i32,
+        funcmaxargs: pg_sys::FUNC_MAX_ARGS as i32,
+        indexmaxkeys: pg_sys::INDEX_MAX_KEYS as i32,
+        namedatalen: pg_sys::NAMEDATALEN as i32,
+        float8byval: pg_sys::FLOAT8PASSBYVAL as i32,
+        abi_extra: ABI_EXTRA,
+    },
+    name: c"pg_meminfo".as_ptr(),
+    version: concat!(env!("PG_MEMINFO_VERSION"), "\0").as_ptr().cast(),
+};

@@ -1,0 +1,72 @@
+"""Processes that are not the cluster's, however much they look it."""
+
+import subprocess
+import threading
+
+from conftest import in_mounts, wait_until
+
+INITDB = ["-D", "{data}", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync"]
+
+
+def initdb(cluster):
+    return [cluster.programs / "initdb", *INITDB]
+
+
+def rows_of(connection, pid):
+    return connection.execute("SELECT count(*) FROM pg_meminfo_smaps(%s)", [pid]).fetchone()[0]
+
+
+def test_another_cluster_of_the_same_user_and_program(cluster, connection):
+    with cluster.start_another("other", initdb(cluster)) as other, other.connect() as theirs:
+        backend = theirs.info.backend_pid
+        assert rows_of(theirs, backend) > 10
+        assert rows_of(theirs, other.postmaster) > 10
+        for pid in backend, other.postmaster:
+            assert rows_of(connection, pid) == 0
+        for pid in connection.info.backend_pid, cluster.postmaster:
+            assert rows_of(theirs, pid) == 0
+
+
+def test_a_child_of_a_backend(cluster, connection):
+    """A program that COPY runs belongs to the session, and is no process of the cluster."""
+    with cluster.connect() as session:
+        session.execute("CREATE TEMP TABLE t (pid int)")
+        # The shell's pid, read while the shell still waits for a line that comes after.
+        pipe = cluster.data.parent / "pipe"
+        subprocess.run([*cluster.as_owner, "mkfifo", pipe], check=True)
+        copy = threading.Thread(target=lambda: session.execute(f"COPY t FROM PROGRAM 'echo $$; cat {pipe} >&2'"))
+        copy.start()
+        children = f"/proc/{session.info.backend_pid}/task/{session.info.backend_pid}/children"
+        read = "SELECT pg_read_file(%s)"
+        wait_until(lambda: connection.execute(read, [children]).fetchone()[0].strip())
+        [child] = map(int, connection.execute(read, [children]).fetchone()[0].split())
+        try:
+            assert rows_of(connection, child) == 0
+        finally:
+            pipe.write_text("")
+            copy.join()
+        assert session.execute("SELECT pid FROM t").fetchall() == [(child,)]
+
+
+def test_a_postmaster_that_is_pid_1_and_has_inherited_strangers(cluster):
+    """As in a container. The strangers are its children, then, but do not run its program."""
+    in_mounts()
+    within = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    with cluster.start_another("contained", initdb(cluster), within) as contained, contained.connect() as connection:
+        assert contained.postmaster == 1
+        assert rows_of(connection, 1) > 10
+        assert rows_of(connection, connection.info.backend_pid) > 10
+        # Seen from here, the postmaster is the child of unshare.
+        [outside] = subprocess.run(
+            ["pgrep", "-f", f"^{cluster.programs}/postgres -D {contained.data}"], capture_output=True, text=True, check=True
+        ).stdout.split()
+        enter = ["nsenter", f"--target={outside}", "--pid", "--mount"]
+        # The shell's child is left behind, and so becomes that of PID 1.
+        subprocess.run([*enter, *cluster.as_owner, "sh", "-c", "exec sleep 1000 & exit"], check=True)
+        children = [*enter, "sh", "-c", "grep -l '^Name:.sleep$' /proc/[0-9]*/status | cut -d/ -f3"]
+        [stranger] = map(int, subprocess.run(children, capture_output=True, text=True, check=True).stdout.split())
+        parent = [*enter, "sed", "-n", "s/^PPid:.//p", f"/proc/{stranger}/status"]
+        wait_until(lambda: subprocess.run(parent, capture_output=True, text=True, check=True).stdout == "1\n")
+        assert rows_of(connection, stranger) == 0
+        listed = "SELECT count(*) FROM get_all_smaps() WHERE pid NOT IN (SELECT pid FROM pg_stat_activity)"
+        assert connection.execute(listed).fetchone() == (0,)
