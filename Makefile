@@ -9,8 +9,8 @@ ifneq ($(filter $(OURS),$(MAKECMDGOALS)),)
 
 help:
 	@sed -n 's/^## //p' Makefile
-## make                all of PGXS, with PG_CONFIG=/path/to/pg_config to choose the server:
-## make install        install the extension into that server
+## make                build the extension for the server of PG_CONFIG=/path/to/pg_config
+## make install        install it into that server
 ## make installcheck   run the regression tests on a running server
 ## make clean          remove what was built
 ## make demo           on a throw-away cluster, show what the extension is for
