@@ -119,7 +119,7 @@ def has_read(tmp_path):
 
 
 def assert_stopped(lines, signal):
-    """After the signal at most one more piece of a file was read, and no file was left open."""
+    """The signal came while files were read, and after it at most one more piece of one was."""
     at = next(number for number, line in enumerate(lines) if line.startswith(f"--- {signal}"))
     assert sum(opened(lines[:at]).values()) > 0
     assert pieces_read_after(lines, at) <= 1

@@ -3,6 +3,7 @@
 import subprocess
 import threading
 
+import psutil
 from conftest import in_mounts, wait_until
 
 INITDB = ["-D", "{data}", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync"]
@@ -57,9 +58,8 @@ def test_a_postmaster_that_is_pid_1_and_has_inherited_strangers(cluster):
         assert rows_of(connection, 1) > 10
         assert rows_of(connection, connection.info.backend_pid) > 10
         # Seen from here, the postmaster is the child of unshare.
-        [outside] = subprocess.run(
-            ["pgrep", "-f", f"^{cluster.programs}/postgres -D {contained.data}"], capture_output=True, text=True, check=True
-        ).stdout.split()
+        command = [str(cluster.programs / "postgres"), "-D", str(contained.data)]
+        [outside] = [p.pid for p in psutil.process_iter(["cmdline"]) if (p.info["cmdline"] or [])[:3] == command]
         enter = ["nsenter", f"--target={outside}", "--pid", "--mount"]
         # The shell's child is left behind, and so becomes that of PID 1.
         subprocess.run([*enter, *cluster.as_owner, "sh", "-c", "exec sleep 1000 & exit"], check=True)
