@@ -38,6 +38,6 @@ SELECT count(*) FROM pg_meminfo_smaps(NULL);
 -- The program's own file, its stack and the main shared memory are among our mappings
 SELECT bool_or(name ~ '/postgres$' AND permissions = 'r-xp') AS program,
     bool_or(name = '[stack]') AS stack,
-    bool_or(name = '[heap]') AS heap,
+    bool_or(name = '[heap]' OR name IS NULL AND permissions = 'rw-p') AS heap,
     bool_or(permissions = 'rw-s' AND size >= pg_size_bytes(current_setting('shared_buffers'))) AS shared_memory
 FROM pg_meminfo_smaps(pg_backend_pid());

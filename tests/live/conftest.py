@@ -17,6 +17,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 def pytest_configure(config):
     """Temporary files go where scripts/with-cluster removes them."""
     config.option.basetemp = pathlib.Path(os.environ["PGDATA"]).parent / "pytest"
+    config.addinivalue_line("markers", "long: takes minutes, and is left to make check-long")
 
 
 def wait_until(condition):
@@ -53,6 +54,10 @@ class Cluster:
         """The postmaster's pid."""
         return int((self.data / "postmaster.pid").read_text().split()[0])
 
+    def log_has(self, text):
+        """Whether the server has logged that."""
+        return text in (self.data.parent / "log").read_text()
+
     @property
     def programs(self):
         """Where the server's programs are."""
@@ -65,6 +70,14 @@ class Cluster:
         if owner.st_uid == os.geteuid():
             return []
         return ["setpriv", f"--reuid={owner.st_uid}", f"--regid={owner.st_gid}", "--clear-groups"]
+
+    def limit(self, pid, resource, soft):
+        """Sets a soft resource limit of one of the server's processes, and returns the old one."""
+        prlimit = [*self.as_owner, "prlimit", f"--pid={pid}"]
+        show = [*prlimit, f"--{resource}", "--output=SOFT", "--noheadings"]
+        old = subprocess.run(show, check=True, capture_output=True, text=True).stdout.strip()
+        subprocess.run([*prlimit, f"--{resource}={soft}:"], check=True)
+        return old
 
     @contextlib.contextmanager
     def start_another(self, name, make_data, within=()):

@@ -2,13 +2,17 @@
 
 import collections
 import contextlib
+import os
 import re
+import signal
 import subprocess
 import threading
+import time
 
+import psutil
 import psycopg
 import pytest
-from conftest import wait_until
+from conftest import start_cluster, wait_until
 
 
 @contextlib.contextmanager
@@ -44,6 +48,10 @@ def opened(lines):
 
 def processes(connection):
     return {pid for (pid,) in connection.execute("SELECT pid FROM pg_stat_activity")}
+
+
+def mapped(connection):
+    return {pid for (pid,) in connection.execute("SELECT DISTINCT pid FROM get_all_smaps()")}
 
 
 def test_a_condition_on_pid_opens_one_file(cluster, connection, tmp_path):
@@ -185,27 +193,77 @@ def test_reading_stops_when_the_client_is_gone(cluster, connection):
     wait_until(lambda: connection.execute(exists, [pid]).fetchone() == (0,))
 
 
-def test_sessions_that_come_and_go(cluster, connection):
-    """No error, no process in part: each that is listed has its stack, which comes near the end of the file."""
+@pytest.mark.parametrize("seconds", [10, pytest.param(300, marks=pytest.mark.long)])
+def test_sessions_and_workers_that_come_and_go(cluster, connection, seconds):
+    """No error, no process in part, none of a stranger: each that is listed runs this cluster's program, which comes first
+    in the file, and has its stack, which comes near the end."""
     stop = threading.Event()
+    connection.execute("CREATE TABLE IF NOT EXISTS churned AS SELECT generate_series(1, 200000) AS n")
+    parallel = "-c jit=off -c min_parallel_table_scan_size=0 -c parallel_setup_cost=0 -c parallel_tuple_cost=0"
 
     def churn():
         while not stop.is_set():
-            with cluster.connect() as session:
-                session.execute("SELECT 1")
+            with cluster.connect(options=parallel) as session:
+                session.execute("SELECT count(*) FROM churned")
 
     threads = [threading.Thread(target=churn) for _ in range(4)]
     for thread in threads:
         thread.start()
+    query = """
+        SELECT pid, bool_or(sys_path = %s), bool_or(sys_path = '[stack]'), bool_or(backend_type = 'parallel worker')
+        FROM get_all_smaps() LEFT JOIN pg_stat_activity USING (pid) GROUP BY pid
+    """
+    seen, workers = set(), set()
     try:
-        seen = set()
-        for _ in range(200):
-            query = "SELECT pid, bool_or(sys_path = '[stack]') FROM get_all_smaps() GROUP BY pid"
-            rows = connection.execute(query).fetchall()
-            assert all(has_stack for _, has_stack in rows)
-            seen |= {pid for pid, _ in rows}
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            for pid, has_program, has_stack, is_worker in connection.execute(query, [str(cluster.programs / "postgres")]):
+                assert has_program and has_stack, pid
+                seen.add(pid)
+                if is_worker:
+                    workers.add(pid)
     finally:
         stop.set()
         for thread in threads:
             thread.join()
-    assert len(seen) > 20, "no session came or went"
+    assert len(seen - workers) > 20, "no session came or went"
+    assert len(workers) > 5, "no parallel worker was seen"
+
+
+def test_a_session_killed_while_it_reads(tmp_path):
+    """The postmaster takes that for a crash and starts the cluster anew, where the extension works as before."""
+    with start_cluster() as cluster:
+        victim = cluster.connect()
+        with traced(victim.info.backend_pid, tmp_path):
+            victim.pgconn.send_query(ENDLESS.encode())
+            wait_until(lambda: has_read(tmp_path))
+            os.kill(victim.info.backend_pid, signal.SIGKILL)
+            wait_until(lambda: cluster.log_has("all server processes terminated; reinitializing"))
+        victim.close()
+        wait_until(lambda: (tmp_path / "strace").read_text().endswith("+++ killed by SIGKILL +++\n"))
+
+        def connects():
+            with contextlib.suppress(psycopg.OperationalError), cluster.connect():
+                return True
+
+        wait_until(connects)
+        with cluster.connect() as connection:
+            listed = "SELECT (SELECT count(DISTINCT pid) FROM get_all_smaps()) = (SELECT count(*) FROM pg_stat_activity)"
+            assert connection.execute(listed).fetchone() == (True,)
+
+
+def test_a_zombie_gives_no_rows():
+    """A process that has died, of which the postmaster does not know yet: it is still in pg_stat_activity."""
+    with start_cluster() as cluster, cluster.connect() as connection, cluster.sessions(1) as [victim]:
+        pid = victim.info.backend_pid
+        assert pid in mapped(connection)
+        os.kill(cluster.postmaster, signal.SIGSTOP)
+        try:
+            os.kill(pid, signal.SIGKILL)
+            wait_until(lambda: psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+            assert pid in processes(connection)
+            assert mapped(connection) == processes(connection) - {pid}
+            for query in "pg_meminfo_smaps(%s)", "smap_summary WHERE pid = %s":
+                assert connection.execute(f"SELECT count(*) FROM {query}", [pid]).fetchone() == (0,)
+        finally:
+            os.kill(cluster.postmaster, signal.SIGCONT)

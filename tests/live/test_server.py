@@ -1,10 +1,11 @@
 """The server's own limits and states."""
 
+import errno
 import subprocess
 
 import psycopg
 import pytest
-from conftest import wait_until
+from conftest import preload, start_cluster, wait_until
 
 
 def works(connection):
@@ -16,16 +17,8 @@ def test_no_descriptor_is_left(cluster, connection):
     assert works(connection)
     pid = connection.info.backend_pid
 
-    def limit(soft):
-        command = [*cluster.as_owner, "prlimit", f"--pid={pid}", f"--nofile={soft}:"]
-        subprocess.run(command, check=True)
-
-    before = subprocess.run(
-        [*cluster.as_owner, "prlimit", f"--pid={pid}", "--nofile", "--output=SOFT", "--noheadings"],
-        check=True, capture_output=True, text=True,
-    ).stdout.strip()  # fmt: skip
     # Descriptors that are open stay open; 0 to 2 always are.
-    limit(3)
+    before = cluster.limit(pid, "nofile", 3)
     try:
         for query in "get_all_smaps()", "pg_meminfo_smaps(pg_backend_pid())", "smap_summary":
             with pytest.raises(psycopg.errors.InsufficientResources) as error:
@@ -33,7 +26,7 @@ def test_no_descriptor_is_left(cluster, connection):
             assert error.value.diag.sqlstate == "53000"
             assert error.value.diag.message_primary.endswith(": Too many open files")
     finally:
-        limit(before)
+        cluster.limit(pid, "nofile", before)
     assert works(connection)
 
 
@@ -70,3 +63,69 @@ def test_parallel_query(connection):
     assert "Workers Planned" in plan, plan
     assert connection.execute(query).fetchone() == (True,)
     connection.execute("DROP TABLE parallel_t")
+
+
+def test_out_of_shared_memory(cluster, connection):
+    """A statement that runs out of it beside our function fails as it should, and our function needs none that is short."""
+    with cluster.connect() as greedy:
+        take_all = "SELECT pg_advisory_lock(n) FROM generate_series(1, 10000000) AS n, {}"
+        for source in "(SELECT count(*) FROM get_all_smaps()) AS s", "(SELECT get_all_smaps() LIMIT 1) AS s":
+            with pytest.raises(psycopg.errors.OutOfMemory) as error:
+                greedy.execute(take_all.format(source))
+            assert error.value.diag.message_primary == "out of shared memory"
+            # A lock of the session outlives the error: all are taken now.
+            assert works(greedy)
+            assert works(connection)
+        greedy.execute("SELECT pg_advisory_unlock_all()")
+    assert works(connection)
+
+
+FAILS = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+/* Opening smaps fails with the error that a file says. */
+int openat(int directory, const char *path, int flags, ...) {{
+    static int (*real)(int, const char *, int, ...);
+    va_list rest;
+    int mode;
+    if (!strcmp(path, "smaps")) {{
+        FILE *file = fopen("{}", "r");
+        if (file) {{
+            int error;
+            if (fscanf(file, "%d", &error) != 1) error = 0;
+            fclose(file);
+            if (error) {{ errno = error; return -1; }}
+        }}
+    }}
+    if (!real) real = dlsym(RTLD_NEXT, "openat");
+    va_start(rest, flags);
+    mode = va_arg(rest, int);
+    va_end(rest);
+    return real(directory, path, flags, mode);
+}}
+"""
+
+
+def test_failures_of_the_system_are_errors(tmp_path):
+    """They say nothing about the process, so it must not go missing."""
+    which = tmp_path / "errno"
+    with start_cluster(LD_PRELOAD=preload(tmp_path, FAILS.format(which))) as cluster, cluster.connect() as connection:
+        assert works(connection)
+        for number, sqlstate, text in [
+            (errno.EMFILE, "53000", "Too many open files"),
+            (errno.ENFILE, "53000", "Too many open files in system"),
+            (errno.ENOMEM, "53200", "Cannot allocate memory"),
+            (errno.EIO, "58030", "Input/output error"),
+        ]:
+            which.write_text(str(number))
+            for query in "get_all_smaps()", "pg_meminfo_smaps(pg_backend_pid())", "smap_summary":
+                with pytest.raises(psycopg.Error) as error:
+                    connection.execute(f"SELECT * FROM {query}")
+                assert error.value.diag.sqlstate == sqlstate
+                assert error.value.diag.message_primary.endswith(f"/smaps\": {text}")
+        which.unlink()
+        assert works(connection)

@@ -1,10 +1,15 @@
 """Processes that are not the cluster's, however much they look it."""
 
+import contextlib
+import pathlib
 import subprocess
 import threading
 
 import psutil
+import pytest
 from conftest import in_mounts, wait_until
+
+LAST_PID = pathlib.Path("/proc/sys/kernel/ns_last_pid")
 
 INITDB = ["-D", "{data}", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync"]
 
@@ -70,3 +75,53 @@ def test_a_postmaster_that_is_pid_1_and_has_inherited_strangers(cluster):
         assert rows_of(connection, stranger) == 0
         listed = "SELECT count(*) FROM get_all_smaps() WHERE pid NOT IN (SELECT pid FROM pg_stat_activity)"
         assert connection.execute(listed).fetchone() == (0,)
+
+
+@contextlib.contextmanager
+def frozen_snapshot_of_one_gone(cluster, connection):
+    """Within the block connection's transaction sees a session in pg_stat_activity that has exited, and whose pid is free."""
+    session = cluster.connect()
+    pid = session.info.backend_pid
+    with connection.transaction():
+        listed = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s"
+        assert connection.execute(listed, [pid]).fetchone() == (1,)
+        session.close()
+        wait_until(lambda: not psutil.pid_exists(pid))
+        yield pid
+        assert connection.execute(listed, [pid]).fetchone() == (1,)
+        everything = "SELECT count(*) FROM get_all_smaps() WHERE pid = %s"
+        assert connection.execute(everything, [pid]).fetchone() == (0,)
+        assert rows_of(connection, pid) == 0
+
+
+def make_process_of(pid, make):
+    """Repeats what makes a new process until it has that pid."""
+
+    def attempt():
+        try:
+            LAST_PID.write_text(str(pid - 1))
+        except OSError as error:
+            pytest.skip(f"the next pid cannot be chosen here: {error}")
+        return make() == pid
+
+    wait_until(attempt)
+
+
+def test_a_pid_that_belongs_to_another_program_now(cluster, connection):
+    with contextlib.ExitStack() as stack, frozen_snapshot_of_one_gone(cluster, connection) as pid:
+
+        def start():
+            sleeper = stack.enter_context(subprocess.Popen([*cluster.as_owner, "sleep", "1000"]))
+            stack.callback(sleeper.kill)
+            return sleeper.pid
+
+        make_process_of(pid, start)
+        wait_until(lambda: psutil.Process(pid).name() == "sleep")
+
+
+def test_a_pid_that_belongs_to_another_cluster_now(cluster, connection):
+    """Of the same user, and the same program."""
+    with cluster.start_another("heir", initdb(cluster)) as other, contextlib.ExitStack() as stack:
+        with frozen_snapshot_of_one_gone(cluster, connection) as pid, other.connect() as witness:
+            make_process_of(pid, lambda: stack.enter_context(other.connect()).info.backend_pid)
+            assert rows_of(witness, pid) > 10

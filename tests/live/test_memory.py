@@ -1,0 +1,91 @@
+"""What a session's own memory and descriptors do: nothing grows with the number of calls, or with that of processes."""
+
+import os
+import re
+
+import psutil
+import psycopg
+import pytest
+from conftest import start_cluster
+
+KILOBYTE = 1024
+MEGABYTE = 1024 * KILOBYTE
+
+
+def anonymous(pid):
+    """Anonymous memory of a process in bytes, without what it maps of files and shares."""
+    with open(f"/proc/{pid}/status") as status:
+        return int(re.search(r"^RssAnon:\s+(\d+) kB$", status.read(), re.MULTILINE)[1]) * KILOBYTE
+
+
+def descriptors(pid):
+    """What each open descriptor of a process is."""
+    directory = f"/proc/{pid}/fd"
+    return sorted(os.readlink(f"{directory}/{name}") for name in os.listdir(directory))
+
+
+def assert_flat(connection, call, calls):
+    """After so many calls a session has the descriptors and the memory of one that has made a tenth of them."""
+    pid = connection.info.backend_pid
+    for _ in range(calls // 10):
+        call()
+    before, opened = anonymous(pid), descriptors(pid)
+    for _ in range(calls):
+        call()
+    after = anonymous(pid)
+    print(f"{calls} calls: anonymous memory {before // KILOBYTE} kB before, {after // KILOBYTE} kB after")
+    assert descriptors(pid) == opened
+    # Less than 16 bytes a call, and some for chance.
+    assert after - before < 16 * calls + 64 * KILOBYTE
+
+
+@pytest.fixture(params=[1000, pytest.param(10000, marks=pytest.mark.long)])
+def calls(request):
+    return request.param
+
+
+def test_calls(connection, calls):
+    assert_flat(connection, lambda: connection.execute("SELECT count(*) FROM get_all_smaps()"), calls)
+
+
+def test_cancelled_calls(connection, calls):
+    """Each is stopped while it reads: no call is done as soon as that."""
+    connection.execute("SET statement_timeout = '5ms'")
+
+    def cancelled():
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            connection.execute("SELECT count(*) FROM (SELECT get_all_smaps() FROM generate_series(1, 1000)) AS s")
+
+    assert_flat(connection, cancelled, calls)
+
+
+def test_failing_calls(connection, calls):
+    """Each fails when its result set is written to a file."""
+    connection.execute("SET work_mem = '64kB'")
+    connection.execute("SET temp_file_limit = '64kB'")
+
+    def failing():
+        with pytest.raises(psycopg.errors.ConfigurationLimitExceeded):
+            connection.execute("SELECT count(*) FROM get_all_smaps()")
+
+    assert_flat(connection, failing, calls)
+
+
+@pytest.mark.long
+def test_memory_does_not_grow_with_the_number_of_processes():
+    """A thousand processes have some 60 MB of rows. They are read within work_mem and a constant; with more work_mem the same
+    session needs more than that, so the limit is one."""
+    with start_cluster("max_connections = 1100", "shared_buffers = 16MB") as cluster, cluster.sessions(1000):
+        with cluster.connect() as connection:
+            count = "SELECT count(DISTINCT pid) FROM get_all_smaps()"
+            connection.execute("SELECT * FROM pg_meminfo_smaps(pg_backend_pid())")
+            connection.execute("SET work_mem = '4MB'")
+            pid = connection.info.backend_pid
+            limit = psutil.Process(pid).memory_info().data + 4 * MEGABYTE + 8 * MEGABYTE
+            cluster.limit(pid, "data", limit)
+            assert connection.execute(count).fetchone()[0] > 1000
+            connection.execute("SET work_mem = '1GB'")
+            with pytest.raises(psycopg.errors.OutOfMemory):
+                connection.execute(count)
+            connection.execute("SET work_mem = '4MB'")
+            assert connection.execute(count).fetchone()[0] > 1000
