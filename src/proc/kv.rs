@@ -22,6 +22,47 @@ pub fn number(value: &[u8]) -> Option<u64> {
     decimal(trim(value))
 }
 
+/// How current kernels start the line of a key: with blanks up to the column where a number of up to eight digits ends
+/// eight columns further on.
+pub const fn label(key: &[u8]) -> [u8; 16] {
+    let mut label = [b' '; 16];
+    let mut at = 0;
+    while at < key.len() {
+        label[at] = key[at];
+        at += 1;
+    }
+    label[at] = b':';
+    label
+}
+
+/// The number and the rest of a text that starts with the line of a key, laid out as current kernels do. What [`split`] and
+/// [`kilobytes`] make of such a line, without a loop. `None` for any other text, whether it has that key or not.
+pub fn kilobytes_of<'a>(label: &[u8; 16], text: &'a [u8]) -> Option<(u64, &'a [u8])> {
+    let (start, rest) = text.split_first_chunk()?;
+    let (digits, rest) = rest.split_first_chunk()?;
+    let (unit, rest) = rest.split_first_chunk()?;
+    (start == label && unit == b" kB\n").then_some((eight_columns(*digits)?, rest))
+}
+
+/// A decimal number in eight columns, with blanks before it. All columns at a time, a byte of a word each.
+fn eight_columns(columns: [u8; 8]) -> Option<u64> {
+    const EACH: u64 = 0x0101_0101_0101_0101;
+    // The first column is the lowest byte. A digit becomes its value, a blank 16.
+    let word = u64::from_le_bytes(columns) ^ EACH * u64::from(b'0');
+    let blanks = (word ^ (EACH * 16)).trailing_zeros() / 8;
+    // A blank counts as the digit 0. In a word of nothing but blanks, there is no number.
+    let word = word.checked_shr(8 * blanks)? << (8 * blanks);
+    // Adding 118 takes what exceeds 9 beyond 127.
+    if (word.wrapping_add(EACH * 118) | word) & (EACH * 128) != 0 {
+        return None;
+    }
+    // Sums of two, then four, then eight columns.
+    let word = word * 10 + (word >> 8);
+    let upper = (word & 0x0000_00ff_0000_00ff).wrapping_mul(100 + (1_000_000 << 32));
+    let lower = ((word >> 16) & 0x0000_00ff_0000_00ff).wrapping_mul(1 + (10_000 << 32));
+    Some(upper.wrapping_add(lower) >> 32)
+}
+
 /// A value without the blanks and tabs around it.
 pub fn trim(value: &[u8]) -> &[u8] {
     value.trim_ascii()
@@ -43,6 +84,8 @@ pub fn decimal(digits: &[u8]) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::{ProptestConfig, prop_assert_eq, proptest};
+
     use super::*;
 
     #[test]
@@ -83,5 +126,76 @@ mod tests {
         assert_eq!(number(b"           1"), Some(1));
         assert_eq!(number(b"1 kB"), None);
         assert_eq!(number(b""), None);
+    }
+
+    /// What the two general readers make of a text's first line.
+    fn slowly<'a>(key: &[u8], text: &'a [u8]) -> Option<(u64, &'a [u8])> {
+        let end = text.iter().position(|&byte| byte == b'\n')?;
+        let (found, value) = split(&text[..end])?;
+        if found != key {
+            return None;
+        }
+        Some((kilobytes(value)?, &text[end + 1..]))
+    }
+
+    #[test]
+    fn the_usual_layout_is_read_at_once() {
+        for key in ["Rss", "Private_Hugetlb"] {
+            let label = label(key.as_bytes());
+            for number in [0, 1, 9, 10, 4096, 1_234_567u64] {
+                let width = 24 - (key.len() + 1);
+                let line = format!("{key}:{number:>width$} kB\nPss:");
+                assert_eq!(kilobytes_of(&label, line.as_bytes()), Some((number, &b"Pss:"[..])), "{line:?}");
+                assert_eq!(slowly(key.as_bytes(), line.as_bytes()), Some((number, &b"Pss:"[..])), "{line:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn eight_columns_are_a_number() {
+        for number in [0u64, 9, 10, 12_345_678, 99_999_999] {
+            let columns = format!("{number:>8}").into_bytes();
+            assert_eq!(eight_columns(columns.try_into().unwrap()), Some(number));
+        }
+        for bad in
+            ["        ", "1 234567", "1234567 ", "   -1   ", "      1:", "      1/", "\t      1", "       \u{7f}"]
+        {
+            assert_eq!(eight_columns(bad.as_bytes().try_into().unwrap()), None, "{bad:?}");
+        }
+        assert_eq!(eight_columns([0xff; 8]), None);
+    }
+
+    #[test]
+    fn another_layout_is_left_to_the_general_way() {
+        let label = label(b"Rss");
+        for line in [
+            "Rss:                     kB\n",
+            "Rss:                   4 MB\n",
+            "Rss:                   4 kB",
+            "Rss:                   4  kB\n",
+            "Rss:                  4 kB\n",
+            "Rss:           123456789 kB\n",
+            "Rss:\t                  4 kB\n",
+            "Rss:                 - 4 kB\n",
+            "Rss:                 4 4 kB\n",
+            "Rss:                  4x kB\n",
+            "Pss:                   4 kB\n",
+            "Rss",
+            "",
+        ] {
+            assert_eq!(kilobytes_of(&label, line.as_bytes()), None, "{line:?}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(20_000))]
+
+        #[test]
+        fn both_ways_agree(columns in "[ 0-9]{8}|[ ]{0,8}[0-9]{0,8}|[ -:]{8}", unit in " kB\n| kB\r| KB\n|\nkB\n") {
+            let text = format!("Rss:            {columns}{unit}Pss:");
+            if let Some(read) = kilobytes_of(&label(b"Rss"), text.as_bytes()) {
+                prop_assert_eq!(Some(read), slowly(b"Rss", text.as_bytes()));
+            }
+        }
     }
 }

@@ -132,6 +132,17 @@ const KEYS: [&[u8]; 24] = [
     b"ProtectionKey",
 ];
 
+/// The fields that are a quantity, as current kernels start their lines.
+const LABELS: [[u8; 16]; Field::KILOBYTES.len()] = {
+    let mut labels = [[0; 16]; Field::KILOBYTES.len()];
+    let mut at = 0;
+    while at < labels.len() {
+        labels[at] = kv::label(KEYS[at]);
+        at += 1;
+    }
+    labels
+};
+
 const VM_FLAGS: &[u8] = b"VmFlags";
 
 /// What a mapping says about one [`Field`].
@@ -280,9 +291,16 @@ impl<'a> Iterator for Mappings<'a> {
         };
         self.rest = rest;
         let mut expected = 0;
-        while let Some((line, rest)) = self.line()
-            && let Some((key, value)) = kv::split(line)
-        {
+        loop {
+            while expected < Field::KILOBYTES.len()
+                && let Some((number, rest)) = kv::kilobytes_of(&LABELS[expected], self.rest)
+            {
+                mapping.values[expected] = Value::Number(number);
+                expected += 1;
+                self.rest = rest;
+            }
+            let Some((line, rest)) = self.line() else { break };
+            let Some((key, value)) = kv::split(line) else { break };
             mapping.set(key, value, &mut expected);
             self.rest = rest;
         }

@@ -52,7 +52,7 @@ fn assert_same(ours: &Mapping<'_>, oracle: &NaiveMapping) {
 
 /// A mapping, with its keys as text.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct NaiveMapping {
+pub struct NaiveMapping {
     start: String,
     end: String,
     permissions: String,
@@ -66,7 +66,7 @@ struct NaiveMapping {
 
 /// Every mapping of a file, or the number of the first line that has no place in one. Bytes are read as Latin-1, which
 /// has a character for each of them.
-fn parse(text: &[u8]) -> Result<Vec<NaiveMapping>, usize> {
+pub fn parse(text: &[u8]) -> Result<Vec<NaiveMapping>, usize> {
     let text: String = text.iter().map(|&byte| byte as char).collect();
     let mut mappings: Vec<NaiveMapping> = Vec::new();
     for (index, line) in text.split_inclusive('\n').enumerate() {

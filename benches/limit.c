@@ -1,0 +1,125 @@
+/*
+ * The limit: a bare open, read and close of the same files, by the same user. Nothing is looked at.
+ *
+ * Each line of input is a task: how many threads, a comma-separated list of files, and pids. The answer is how many
+ * seconds that took, and how many bytes there were. The pseudo-file "private" stands for maps, and the entries of pagemap
+ * for the private mappings in it.
+ */
+#define _GNU_SOURCE
+#include <err.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { PIDS = 8192, FILES = 8, BUFFER = 64 * 1024, THREADS = 16, RANGES = 65536 };
+
+static char *pids[PIDS], *files[FILES];
+static int pid_count, file_count;
+static atomic_int next_pid;
+static atomic_long bytes;
+
+static long read_all(int fd, char *buffer)
+{
+	long sum = 0, count;
+
+	while ((count = read(fd, buffer, BUFFER)) > 0)
+		sum += count;
+	return sum;
+}
+
+static long read_private(int directory, char *buffer)
+{
+	static __thread struct { unsigned long start, end; } ranges[RANGES];
+	unsigned long page = sysconf(_SC_PAGESIZE), start, end;
+	char line[8192], permissions[5];
+	long sum = 0, count;
+	int range_count = 0, fd;
+	FILE *maps = fdopen(openat(directory, "maps", O_RDONLY), "r");
+
+	if (!maps)
+		return 0;
+	while (fgets(line, sizeof line, maps))
+		if (sscanf(line, "%lx-%lx %4s", &start, &end, permissions) == 3 && permissions[3] == 'p' && strncmp(permissions, "---", 3)
+		    && start >> 63 == 0) {
+			if (range_count && ranges[range_count - 1].end == start)
+				ranges[range_count - 1].end = end;
+			else
+				ranges[range_count].start = start, ranges[range_count++].end = end;
+		}
+	fclose(maps);
+	if ((fd = openat(directory, "pagemap", O_RDONLY)) < 0)
+		return 0;
+	for (int i = 0; i < range_count; i++) {
+		long at = ranges[i].start / page * 8, to = ranges[i].end / page * 8;
+
+		for (; at < to && (count = pread(fd, buffer, to - at < BUFFER ? to - at : BUFFER, at)) > 0; at += count)
+			sum += count;
+	}
+	close(fd);
+	return sum;
+}
+
+static void *work(void *unused)
+{
+	char path[64], *buffer = malloc(BUFFER);
+	int i;
+
+	while ((i = next_pid++) < pid_count) {
+		int directory;
+
+		snprintf(path, sizeof path, "/proc/%s", pids[i]);
+		if ((directory = open(path, O_PATH | O_DIRECTORY)) < 0)
+			continue;
+		for (int f = 0; f < file_count; f++) {
+			int fd;
+
+			if (!strcmp(files[f], "private"))
+				bytes += read_private(directory, buffer);
+			else if ((fd = openat(directory, files[f], O_RDONLY)) >= 0) {
+				bytes += read_all(fd, buffer);
+				close(fd);
+			}
+		}
+		close(directory);
+	}
+	free(buffer);
+	return unused;
+}
+
+int main(void)
+{
+	char *line = NULL, *word, *names, *rest;
+	size_t size = 0;
+
+	while (getline(&line, &size, stdin) > 0) {
+		struct timespec from, to;
+		pthread_t threads[THREADS];
+		int count = atoi(strtok_r(line, " \n", &rest));
+
+		names = strtok_r(NULL, " \n", &rest);
+		for (pid_count = 0; (word = strtok_r(NULL, " \n", &rest)) && pid_count < PIDS;)
+			pids[pid_count++] = word;
+		for (file_count = 0; file_count < FILES && (word = strtok_r(names, ",", &names));)
+			files[file_count++] = word;
+		if (count < 1 || count > THREADS)
+			errx(1, "%d threads", count);
+		next_pid = 0;
+		bytes = 0;
+		clock_gettime(CLOCK_MONOTONIC, &from);
+		for (int i = 1; i < count; i++)
+			if (pthread_create(&threads[i], NULL, work, NULL))
+				errx(1, "no thread");
+		work(NULL);
+		for (int i = 1; i < count; i++)
+			pthread_join(threads[i], NULL);
+		clock_gettime(CLOCK_MONOTONIC, &to);
+		printf("%.9f %ld\n", to.tv_sec - from.tv_sec + (to.tv_nsec - from.tv_nsec) / 1e9, bytes);
+		fflush(stdout);
+	}
+	return 0;
+}

@@ -1,0 +1,176 @@
+"""Measures the SQL functions beside the limit, a bare read of the same files, in the cluster of scripts/with-cluster.
+
+Run by scripts/bench. Appends what it measured to a file, a JSON object a line; benches/report.py makes tables of it.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import pathlib
+import re
+import subprocess
+import threading
+import time
+
+import psycopg
+
+STATUS = "status,stat,oom_score,oom_score_adj"
+
+# What is measured: its name, the limit that it is compared with, and the query.
+FUNCTIONS = [
+    ("get_all_smaps()", "smaps", "SELECT count(*) FROM get_all_smaps()"),
+    ("pg_meminfo_smaps(pid)", "smaps", "SELECT count(*) FROM pg_stat_activity, pg_meminfo_smaps(pid)"),
+    ("smap_summary", "smaps", "SELECT count(*) FROM smap_summary"),
+    ("naive", "smaps", "SELECT count(*) FROM naive_smaps() AS n (pid int)"),
+]
+
+
+def connect():
+    return psycopg.connect(autocommit=True, options="-c jit=off -c max_parallel_workers_per_gather=0")
+
+
+class Limit:
+    """The program that reads the files and does nothing with them, run by the server's user."""
+
+    def __init__(self, program):
+        owner = pathlib.Path(os.environ["PGDATA"]).stat()
+        switch = []
+        if owner.st_uid != os.geteuid():
+            switch = ["setpriv", f"--reuid={owner.st_uid}", f"--regid={owner.st_gid}", "--clear-groups"]
+        self.process = subprocess.Popen([*switch, program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+
+    def read(self, files, pids, threads=1):
+        self.process.stdin.write(f"{threads} {files} {' '.join(map(str, pids))}\n")
+        seconds, size = self.process.stdout.readline().split()
+        assert int(size) > 0, "nothing could be read"
+        return float(seconds)
+
+
+def timed(connection, query):
+    start = time.perf_counter()
+    connection.execute(query).fetchall()
+    return time.perf_counter() - start
+
+
+def resident_shared(pid):
+    with open(f"/proc/{pid}/status") as status:
+        return int(re.search(r"RssShmem:\s+(\d+) kB", status.read())[1]) * 1024
+
+
+def touch(sessions, size):
+    """Makes each session touch that many bytes of shared buffers."""
+    with connect() as connection:
+        connection.execute("CREATE UNLOGGED TABLE touched (page text STORAGE PLAIN)" if connection.info.server_version >= 160000
+                           else "CREATE UNLOGGED TABLE touched (page text)")  # fmt: skip
+        connection.execute("ALTER TABLE touched ALTER page SET STORAGE PLAIN")
+        connection.execute("INSERT INTO touched SELECT repeat('x', 7000) FROM generate_series(1, %s)", [size // 8192])
+        connection.execute("CREATE EXTENSION pg_prewarm")
+        connection.execute("SELECT pg_prewarm('touched')")
+    for session in sessions:
+        # Pages that are in shared buffers are read there; a cold table would stay in a scan's ring buffer.
+        session.execute("SELECT count(*) FROM touched")
+        resident = resident_shared(session.info.backend_pid)
+        assert resident > 0.95 * size, f"{resident} bytes resident of {size}"
+
+
+def cancel_latency(connection, query, whole):
+    """How long after a cancel in the middle of a query its error comes."""
+    moments = []
+
+    def cancel():
+        moments.append(time.perf_counter())
+        connection.cancel()
+
+    timer = threading.Timer(whole / 2, cancel)
+    timer.start()
+    with contextlib.suppress(psycopg.errors.QueryCanceled):
+        connection.execute(query)
+        return None
+    latency = time.perf_counter() - moments[0]
+    timer.join()
+    return latency
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--tools", type=pathlib.Path, required=True, help="the directory of limit and naive.so")
+    parser.add_argument("--output", type=pathlib.Path, required=True)
+    parser.add_argument("--name", required=True, help="what this measurement is called")
+    parser.add_argument("--sessions", type=int, nargs="+", required=True)
+    parser.add_argument("--touch", type=int, default=0, help="bytes of shared buffers that each session touches")
+    parser.add_argument("--rounds", type=int, required=True)
+    parser.add_argument("--only", nargs="*", help="functions to measure, by name")
+    options = parser.parse_args()
+
+    limit = Limit(options.tools / "limit")
+    with contextlib.ExitStack() as stack, options.output.open("a") as output:
+        connection = stack.enter_context(connect())
+        connection.execute("CREATE EXTENSION pg_meminfo")
+        columns = "pid int, a text, b text, c text, d text, e text, f text, i int, p text, " + ", ".join(
+            f"k{n} int" for n in range(23)
+        )
+        connection.execute(
+            f"CREATE FUNCTION naive_smaps() RETURNS TABLE ({columns}, v text) LANGUAGE C AS '{options.tools}/naive.so', 'naive_smaps'"
+        )
+        settings = {
+            name: connection.execute("SELECT current_setting(%s)", [name]).fetchone()[0]
+            for name in ["server_version", "shared_buffers", "work_mem"]
+        }
+        sessions = []
+        for count in options.sessions:
+            sessions += [stack.enter_context(connect()) for _ in range(count - len(sessions))]
+            if options.touch:
+                touch(sessions, options.touch)
+
+            def pids():
+                return [pid for (pid,) in connection.execute("SELECT pid FROM pg_stat_activity")]
+
+            def read(files, threads=1):
+                return lambda: limit.read(files, pids(), threads)
+
+            def run(query, readers=None):
+                def call():
+                    if readers:
+                        connection.execute(f"SET pg_meminfo.readers = {readers}")
+                    try:
+                        return timed(connection, query.replace("AS n (pid int)", ""))
+                    finally:
+                        if readers:
+                            connection.execute("RESET pg_meminfo.readers")
+
+                return call
+
+            functions = [f for f in FUNCTIONS if not options.only or f[0] in options.only]
+            measured = {}
+            for files in dict.fromkeys(f[1] for f in functions):
+                measured[f"bare read of {files}"] = (files, read(files))
+            measured["bare read of smaps, 2 threads"] = ("smaps", read("smaps", 2))
+            for name, files, query in functions:
+                measured[name] = (files, run(query))
+            times = {name: [] for name in measured}
+            for number in range(options.rounds + 1):
+                for name, (_, call) in measured.items():
+                    seconds = call()
+                    # The first round warms up.
+                    if number:
+                        times[name].append(seconds)
+            latencies = [
+                latency
+                for _ in range(options.rounds)
+                if (latency := cancel_latency(connection, FUNCTIONS[0][2], min(times["get_all_smaps()"]))) is not None
+            ]
+            result = {
+                "name": options.name,
+                "sessions": count,
+                "processes": len(pids()),
+                "touched": options.touch,
+                "settings": settings,
+                "limits": {name: f"bare read of {files}" for name, (files, _) in measured.items()},
+                "times": times,
+                "cancel": latencies,
+            }
+            output.write(json.dumps(result) + "\n")
+
+
+main()
