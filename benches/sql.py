@@ -17,12 +17,13 @@ import psycopg
 
 STATUS = "status,stat,oom_score,oom_score_adj"
 
-# What is measured: its name, the limit that it is compared with, and the query.
+# What is measured: its name, the files that it reads, the query, and with how many readers.
 FUNCTIONS = [
-    ("get_all_smaps()", "smaps", "SELECT count(*) FROM get_all_smaps()"),
-    ("pg_meminfo_smaps(pid)", "smaps", "SELECT count(*) FROM pg_stat_activity, pg_meminfo_smaps(pid)"),
-    ("smap_summary", "smaps", "SELECT count(*) FROM smap_summary"),
-    ("naive", "smaps", "SELECT count(*) FROM naive_smaps() AS n (pid int)"),
+    ("get_all_smaps()", "smaps", "SELECT count(*) FROM get_all_smaps()", 1),
+    ("get_all_smaps(), 2 readers", "smaps", "SELECT count(*) FROM get_all_smaps()", 2),
+    ("pg_meminfo_smaps(pid)", "smaps", "SELECT count(*) FROM pg_stat_activity, pg_meminfo_smaps(pid)", 1),
+    ("smap_summary", "smaps", "SELECT count(*) FROM smap_summary", 1),
+    ("naive", "smaps", "SELECT count(*) FROM naive_smaps()", 1),
 ]
 
 
@@ -74,13 +75,13 @@ def touch(sessions, size):
         assert resident > 0.95 * size, f"{resident} bytes resident of {size}"
 
 
-def cancel_latency(connection, query, whole):
+def cancel_latency(canceller, connection, query, whole):
     """How long after a cancel in the middle of a query its error comes."""
     moments = []
 
     def cancel():
         moments.append(time.perf_counter())
-        connection.cancel()
+        canceller.execute("SELECT pg_cancel_backend(%s)", [connection.info.backend_pid])
 
     timer = threading.Timer(whole / 2, cancel)
     timer.start()
@@ -105,7 +106,7 @@ def main():
 
     limit = Limit(options.tools / "limit")
     with contextlib.ExitStack() as stack, options.output.open("a") as output:
-        connection = stack.enter_context(connect())
+        connection, canceller = stack.enter_context(connect()), stack.enter_context(connect())
         connection.execute("CREATE EXTENSION pg_meminfo")
         columns = "pid int, a text, b text, c text, d text, e text, f text, i int, p text, " + ", ".join(
             f"k{n} int" for n in range(23)
@@ -129,15 +130,10 @@ def main():
             def read(files, threads=1):
                 return lambda: limit.read(files, pids(), threads)
 
-            def run(query, readers=None):
+            def run(query, readers):
                 def call():
-                    if readers:
-                        connection.execute(f"SET pg_meminfo.readers = {readers}")
-                    try:
-                        return timed(connection, query.replace("AS n (pid int)", ""))
-                    finally:
-                        if readers:
-                            connection.execute("RESET pg_meminfo.readers")
+                    connection.execute(f"SET pg_meminfo.readers = {readers}")
+                    return timed(connection, query)
 
                 return call
 
@@ -146,8 +142,8 @@ def main():
             for files in dict.fromkeys(f[1] for f in functions):
                 measured[f"bare read of {files}"] = (files, read(files))
             measured["bare read of smaps, 2 threads"] = ("smaps", read("smaps", 2))
-            for name, files, query in functions:
-                measured[name] = (files, run(query))
+            for name, files, query, readers in functions:
+                measured[name] = (files, run(query, readers))
             times = {name: [] for name in measured}
             for number in range(options.rounds + 1):
                 for name, (_, call) in measured.items():
@@ -158,7 +154,7 @@ def main():
             latencies = [
                 latency
                 for _ in range(options.rounds)
-                if (latency := cancel_latency(connection, FUNCTIONS[0][2], min(times["get_all_smaps()"]))) is not None
+                if (latency := cancel_latency(canceller, connection, FUNCTIONS[0][2], min(times["get_all_smaps()"]))) is not None
             ]
             result = {
                 "name": options.name,

@@ -2,7 +2,7 @@
 
 use pgrx_pg_sys as pg_sys;
 
-use super::{access, version};
+use super::{access, settings, version};
 
 // A bigint is passed by value, and text is built in this byte order.
 #[cfg(not(all(target_pointer_width = "64", target_endian = "little")))]
@@ -20,6 +20,8 @@ pub extern "C" fn Pg_magic_func() -> *const pg_sys::Pg_magic_struct {
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn _PG_init() {
     pg_sys::panic::register_pg_guard_panic_hook();
+    // SAFETY: Postgres is the caller, and there is nothing else in this frame.
+    unsafe { pg_sys::panic::pgrx_extern_c_guard(settings::define) };
 }
 
 /// The calling convention of every function here.

@@ -13,9 +13,11 @@
 
 pub mod access;
 pub mod backends;
+pub mod descriptors;
 pub mod encoding;
 pub mod error;
 pub mod fmgr;
 pub mod interrupts;
+pub mod settings;
 pub mod srf;
 pub mod version;

@@ -2,6 +2,7 @@
 //!
 //! Nothing in here knows Postgres.
 
+pub mod ahead;
 pub mod kv;
 pub mod process;
 pub mod smaps;

@@ -11,6 +11,7 @@
 use std::ffi::{CStr, OsStr};
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read};
+use std::ops::ControlFlow;
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -30,7 +31,9 @@ pub enum Error {
     Gone,
     /// It is there, but the kernel does not let us read it.
     Denied,
-    /// It says nothing about the process.
+    /// The caller had us stop. It says nothing about the process.
+    Stopped,
+    /// Something else has failed. It says nothing about the process.
     Failure(Failure),
 }
 
@@ -124,7 +127,7 @@ fn unseen(pid: Pid, error: Error) -> Error {
             let exists = pid > 0 && unsafe { libc::kill(pid, 0) } == 0;
             if exists { Error::Denied } else { Error::Gone }
         }
-        Error::Failure(failure) => Error::Failure(failure),
+        Error::Stopped | Error::Failure(_) => error,
     }
 }
 
@@ -169,17 +172,20 @@ impl Process {
     }
 
     /// Reads the whole of one of the process's files into `buffer`, and proves that it is whole: the process is still the
-    /// same, and alive. `between_reads` is called after each read and may unwind.
-    pub fn read<'b>(
+    /// same, and alive. `between_reads` is called after each read, says whether to go on, and may unwind.
+    pub fn read(
         &self,
         name: &CStr,
-        buffer: &'b mut Buffer,
-        between_reads: impl FnMut(),
-    ) -> Result<&'b [u8], Error> {
+        buffer: &mut Buffer,
+        between_reads: impl FnMut() -> ControlFlow<()>,
+    ) -> Result<(), Error> {
         let mut file = self.open(name, libc::O_RDONLY)?;
-        buffer.fill(&mut file, between_reads).map_err(|source| Error::of(source, || self.path(name)))?;
+        let flow = buffer.fill(&mut file, between_reads).map_err(|source| Error::of(source, || self.path(name)))?;
+        if flow.is_break() {
+            return Err(Error::Stopped);
+        }
         let stat = self.open(c"stat", libc::O_RDONLY)?;
-        if self.look(stat)? == self.identity { Ok(buffer.text()) } else { Err(Error::Gone) }
+        if self.look(stat)? == self.identity { Ok(()) } else { Err(Error::Gone) }
     }
 
     /// Who the process is at this moment, by its stat.
@@ -230,22 +236,28 @@ impl Buffer {
     /// How large the buffer is to begin with: an idle backend's smaps, and some.
     const INITIAL: usize = 256 * 1024;
 
-    /// What the last [`Buffer::fill`] read.
-    fn text(&self) -> &[u8] {
+    /// What was read last.
+    pub fn text(&self) -> &[u8] {
         &self.bytes[..self.length]
     }
 
-    /// Reads a file to its end.
-    fn fill(&mut self, file: &mut File, mut between_reads: impl FnMut()) -> io::Result<()> {
+    /// Reads a file to its end, or until it is to stop.
+    fn fill(
+        &mut self,
+        file: &mut File,
+        mut between_reads: impl FnMut() -> ControlFlow<()>,
+    ) -> io::Result<ControlFlow<()>> {
         self.length = 0;
         loop {
             self.make_space()?;
             let count = read(file, &mut self.bytes[self.length..])?;
             if count == 0 {
-                return Ok(());
+                return Ok(ControlFlow::Continue(()));
             }
             self.length += count;
-            between_reads();
+            if between_reads().is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
         }
     }
 
@@ -266,4 +278,4 @@ impl Buffer {
 #[cfg(any(test, feature = "oracle"))]
 pub mod naive;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -1,12 +1,12 @@
 //! Reading the files of one process of the cluster after the other.
 
 use std::ffi::CStr;
-use std::path::PathBuf;
 
 use pgrx_pg_sys::errcodes::PgSqlErrorCode;
 
-use crate::pg::{backends, error, interrupts};
-use crate::proc::process::{self, Buffer, Failure, Family, Pid};
+use crate::pg::{backends, descriptors, error, interrupts, settings};
+use crate::proc::ahead::{self, Text};
+use crate::proc::process::{Error, Failure, Family, Pid};
 
 const DENIED_HINT: &str = "The kernel lets the server read a process of its own user that is dumpable. See PR_SET_DUMPABLE \
                            in prctl(2), file capabilities of the server's executable, and the mount options of /proc.";
@@ -14,38 +14,31 @@ const DENIED_HINT: &str = "The kernel lets the server read a process of its own 
 /// Reads files of the cluster's processes, and keeps count of those that it was denied.
 pub struct Reader {
     family: Family,
-    buffer: Buffer,
     denied: usize,
-}
-
-/// A file's whole text, and where it is.
-pub struct Text<'a> {
-    pub bytes: &'a [u8],
-    path: PathBuf,
 }
 
 impl Reader {
     pub fn new() -> Self {
         let family = Family::of(backends::postmaster_pid()).unwrap_or_else(|failure| raise(&failure));
-        Reader { family, buffer: Buffer::default(), denied: 0 }
+        Reader { family, denied: 0 }
     }
 
-    /// The whole of a process's file. `None` if it is not a process of the cluster, if it has exited by the end, or if it is
-    /// denied. A cancel between two reads of the file raises its ERROR.
-    pub fn read(&mut self, pid: Pid, name: &CStr) -> Option<Text<'_>> {
-        interrupts::check();
-        let read = self.family.open(pid).and_then(|process| {
-            let bytes = process.read(name, &mut self.buffer, interrupts::check)?;
-            Ok(Text { bytes, path: process.path(name) })
-        });
-        match read {
-            Ok(text) => Some(text),
-            Err(process::Error::Gone) => None,
-            Err(process::Error::Denied) => {
-                self.denied += 1;
-                None
-            }
-            Err(process::Error::Failure(failure)) => raise(&failure),
+    /// Hands to `take` the whole of a file of each process. Leaves out what is no process of the cluster, what has exited by
+    /// the end, and what is denied. A cancel between two reads raises its ERROR.
+    pub fn read_each(&mut self, pids: &[Pid], name: &CStr, mut take: impl FnMut(Pid, Text<'_>)) {
+        let Reader { family, denied } = self;
+        let mut read = |threads| {
+            ahead::read_each(family, pids, name, threads, interrupts::check, |pid, result| match result {
+                Ok(text) => take(pid, text),
+                Err(Error::Gone) => {}
+                Err(Error::Denied) => *denied += 1,
+                Err(Error::Failure(failure)) => raise(&failure),
+                Err(Error::Stopped) => unreachable!("only unwinding stops it"),
+            });
+        };
+        match settings::readers().min(pids.len()) {
+            0 | 1 => read(0),
+            readers => descriptors::with(readers, ahead::DESCRIPTORS, read),
         }
     }
 
@@ -67,12 +60,10 @@ impl Reader {
     }
 }
 
-impl Text<'_> {
-    /// Raises the ERROR for a text that is not of its file's form.
-    pub fn raise_malformed(&self, detail: &impl ToString) -> ! {
-        let message = format!("could not parse file \"{}\"", self.path.display());
-        error::raise(PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, message, Some(detail.to_string()))
-    }
+/// Raises the ERROR for a text that is not of its file's form.
+pub fn raise_malformed(text: &Text<'_>, detail: &impl ToString) -> ! {
+    let message = format!("could not parse file \"{}\"", text.path.display());
+    error::raise(PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, message, Some(detail.to_string()))
 }
 
 fn raise(failure: &Failure) -> ! {

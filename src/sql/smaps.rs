@@ -6,7 +6,7 @@ use crate::pg::srf::{Column, ResultSet};
 use crate::proc::process::Pid;
 use crate::proc::smaps::{self, Field, Mapping, Value};
 
-use super::reader::Reader;
+use super::reader::{Reader, raise_malformed};
 
 sql_function! {
     /// `get_all_smaps()`
@@ -94,9 +94,7 @@ const SMAPS: [Column; 32] = [
 fn get_all_smaps(call: &Call) {
     let mut rows = ResultSet::start(call, &CONTRACT);
     let mut reader = Reader::new();
-    for pid in backends::pids() {
-        for_each_mapping(&mut reader, pid, |mapping| put_contract_row(&mut rows, pid, mapping));
-    }
+    read_mappings(&mut reader, &backends::pids(), |pid, mapping| put_contract_row(&mut rows, pid, mapping));
     reader.warn_of_denied();
 }
 
@@ -104,15 +102,16 @@ fn smaps_of_process(call: &Call) {
     let mut rows = ResultSet::start(call, &SMAPS);
     let Some(pid) = call.int4(0) else { return };
     let mut reader = Reader::new();
-    for_each_mapping(&mut reader, pid, |mapping| put_row(&mut rows, mapping));
+    read_mappings(&mut reader, &[pid], |_, mapping| put_row(&mut rows, mapping));
     reader.warn_if_denied(pid);
 }
 
-fn for_each_mapping(reader: &mut Reader, pid: Pid, mut put: impl FnMut(&Mapping)) {
-    let Some(text) = reader.read(pid, c"smaps") else { return };
-    for mapping in smaps::mappings(text.bytes) {
-        put(&mapping.unwrap_or_else(|malformed| text.raise_malformed(&malformed)));
-    }
+fn read_mappings(reader: &mut Reader, pids: &[Pid], mut put: impl FnMut(Pid, &Mapping)) {
+    reader.read_each(pids, c"smaps", |pid, text| {
+        for mapping in smaps::mappings(text.bytes) {
+            put(pid, &mapping.unwrap_or_else(|malformed| raise_malformed(&text, &malformed)));
+        }
+    });
 }
 
 /// A key that the kernel does not print is 0 here, and a number that int4 cannot hold is NULL.

@@ -12,6 +12,9 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
 
+# With how many threads the sessions read: the same tests hold for any number.
+READERS = int(os.environ.get("READERS", "1"))
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config):
@@ -38,9 +41,11 @@ class Cluster:
             if connection.execute("SELECT NOT pg_is_in_recovery()").fetchone()[0]:
                 connection.execute("CREATE EXTENSION IF NOT EXISTS pg_meminfo")
 
-    def connect(self, **parameters):
+    def connect(self, *settings, **parameters):
         """A new session, in autocommit mode."""
-        defaults = {"host": self.host, "port": 5432, "user": "postgres", "dbname": "postgres", "autocommit": True, "options": "-c jit=off"}
+        settings = ["jit=off", f"pg_meminfo.readers={READERS}", *settings]
+        options = " ".join(f"-c {setting}" for setting in settings)
+        defaults = {"host": self.host, "port": 5432, "user": "postgres", "dbname": "postgres", "autocommit": True, "options": options}
         return psycopg.connect(**(defaults | parameters))
 
     @contextlib.contextmanager

@@ -2,11 +2,12 @@
 
 import os
 import re
+import statistics
 
 import psutil
 import psycopg
 import pytest
-from conftest import start_cluster
+from conftest import READERS, start_cluster
 
 KILOBYTE = 1024
 MEGABYTE = 1024 * KILOBYTE
@@ -25,18 +26,21 @@ def descriptors(pid):
 
 
 def assert_flat(connection, call, calls):
-    """After so many calls a session has the descriptors and the memory of one that has made a tenth of them."""
+    """A session's memory and descriptors do not grow with the number of calls: in the second half of them they are as in the
+    first. With threads the allocator keeps now more, now less for them."""
     pid = connection.info.backend_pid
-    for _ in range(calls // 10):
-        call()
-    before, opened = anonymous(pid), descriptors(pid)
-    for _ in range(calls):
-        call()
-    after = anonymous(pid)
-    print(f"{calls} calls: anonymous memory {before // KILOBYTE} kB before, {after // KILOBYTE} kB after")
-    assert descriptors(pid) == opened
-    # Less than 16 bytes a call, and some for chance.
-    assert after - before < 16 * calls + 64 * KILOBYTE
+
+    def after_a_tenth():
+        for _ in range(calls // 10):
+            call()
+        return anonymous(pid), descriptors(pid)
+
+    sizes, opened = zip(*(after_a_tenth() for _ in range(11)))
+    print(f"{calls} calls: anonymous memory in kB after each tenth: {[size // KILOBYTE for size in sizes]}")
+    assert all(each == opened[0] for each in opened)
+    chance = 0 if READERS == 1 else 512 * KILOBYTE
+    # Less than 16 bytes a call.
+    assert statistics.median(sizes[6:]) - statistics.median(sizes[1:6]) < 16 * calls / 2 + chance
 
 
 @pytest.fixture(params=[1000, pytest.param(10000, marks=pytest.mark.long)])

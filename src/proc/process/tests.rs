@@ -7,16 +7,16 @@ use proptest::prelude::*;
 use super::*;
 
 /// A child process, which runs until it is dropped.
-struct Running(Child);
+pub(in crate::proc) struct Running(Child);
 
 impl Running {
     /// A child that runs this very program, as a backend runs the postmaster's.
-    fn sibling() -> Self {
+    pub fn sibling() -> Self {
         let this_waits = ["--exact", "proc::process::tests::waits", "--ignored", "--nocapture"];
         Self::start(Command::new("/proc/self/exe").args(this_waits))
     }
 
-    fn stranger() -> Self {
+    pub fn stranger() -> Self {
         Self::start(&mut Command::new("cat"))
     }
 
@@ -24,7 +24,7 @@ impl Running {
         Running(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap())
     }
 
-    fn pid(&self) -> Pid {
+    pub fn pid(&self) -> Pid {
         self.0.id() as Pid
     }
 
@@ -43,7 +43,7 @@ impl Running {
     }
 
     /// How many descriptors of ours lead into the process's directory.
-    fn held(&self) -> usize {
+    pub fn held(&self) -> usize {
         let directory = format!("/proc/{}", self.pid());
         let links = fs::read_dir("/proc/self/fd").unwrap().filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
         links.filter(|link| link.starts_with(&directory)).count()
@@ -63,12 +63,18 @@ fn waits() {
     let _ = io::stdin().read(&mut [0]);
 }
 
-fn me() -> Pid {
+pub(in crate::proc) fn me() -> Pid {
     std::process::id() as Pid
 }
 
-fn family() -> Family {
+pub(in crate::proc) fn family() -> Family {
     Family::of(me()).unwrap()
+}
+
+fn read_all(process: &Process, name: &CStr) -> Result<Vec<u8>, Error> {
+    let mut buffer = Buffer::default();
+    process.read(name, &mut buffer, || ControlFlow::Continue(()))?;
+    Ok(buffer.text().to_vec())
 }
 
 fn is_gone<T>(result: Result<T, Error>) -> bool {
@@ -79,13 +85,12 @@ fn is_gone<T>(result: Result<T, Error>) -> bool {
 
 #[test]
 fn the_parent_and_its_children() {
-    let mut buffer = Buffer::default();
     let parent = family().open(me()).unwrap();
-    assert_eq!(parent.read(c"cmdline", &mut buffer, || ()).unwrap(), fs::read("/proc/self/cmdline").unwrap());
+    assert_eq!(read_all(&parent, c"cmdline").unwrap(), fs::read("/proc/self/cmdline").unwrap());
     let child = Running::sibling();
     let process = family().open(child.pid()).unwrap();
     let expected = fs::read(format!("/proc/{}/cmdline", child.pid())).unwrap();
-    assert_eq!(process.read(c"cmdline", &mut buffer, || ()).unwrap(), expected);
+    assert_eq!(read_all(&process, c"cmdline").unwrap(), expected);
 }
 
 #[test]
@@ -136,12 +141,11 @@ fn a_zombie_is_gone() {
 
 #[test]
 fn gone_after_it_was_opened() {
-    let mut buffer = Buffer::default();
     for end in [Running::kill, Running::reap] {
         let mut child = Running::sibling();
         let process = family().open(child.pid()).unwrap();
         end(&mut child);
-        assert!(is_gone(process.read(c"smaps", &mut buffer, || ())));
+        assert!(is_gone(read_all(&process, c"smaps")));
     }
 }
 
@@ -157,6 +161,7 @@ fn gone_in_mid_file() {
             if reads == 1 {
                 end(&mut child);
             }
+            ControlFlow::Continue(())
         });
         assert!(is_gone(result));
         assert!(reads > 0);
@@ -168,7 +173,7 @@ fn another_process_with_the_same_pid_is_not_the_same() {
     let child = Running::sibling();
     let mut process = family().open(child.pid()).unwrap();
     process.identity.start_time += 1;
-    assert!(is_gone(process.read(c"smaps", &mut Buffer::default(), || ())));
+    assert!(is_gone(read_all(&process, c"smaps")));
 }
 
 #[test]
@@ -176,7 +181,7 @@ fn an_adopted_process_is_no_longer_of_the_family() {
     let child = Running::sibling();
     let mut process = family().open(child.pid()).unwrap();
     process.identity.parent += 1;
-    assert!(is_gone(process.read(c"smaps", &mut Buffer::default(), || ())));
+    assert!(is_gone(read_all(&process, c"smaps")));
 }
 
 // Reading.
@@ -187,9 +192,27 @@ fn reads_the_whole_file_between_calls() {
     let mut buffer = Buffer::default();
     let mut reads = 0;
     let process = family().open(me()).unwrap();
-    let smaps = process.read(c"smaps", &mut buffer, || reads += 1).unwrap();
+    let count = || {
+        reads += 1;
+        ControlFlow::Continue(())
+    };
+    process.read(c"smaps", &mut buffer, count).unwrap();
+    let smaps = buffer.text();
     assert!(smaps.len() > 4096 && smaps.ends_with(b"\n"));
     assert!(reads > 1, "smaps comes a page at a time");
+}
+
+#[test]
+fn stops_when_it_is_told_to() {
+    let child = Running::sibling();
+    let process = family().open(child.pid()).unwrap();
+    let mut reads = 0;
+    let stop = || {
+        reads += 1;
+        ControlFlow::Break(())
+    };
+    assert!(matches!(process.read(c"smaps", &mut Buffer::default(), stop), Err(Error::Stopped)));
+    assert_eq!((reads, child.held()), (1, 1));
 }
 
 #[test]
@@ -208,8 +231,8 @@ fn unwinding_between_reads_leaks_no_descriptor() {
 fn failures_leak_no_descriptor() {
     let child = Running::sibling();
     let process = family().open(child.pid()).unwrap();
-    assert!(is_gone(process.read(c"no_such_file", &mut Buffer::default(), || ())));
-    assert!(process.read(c"task", &mut Buffer::default(), || ()).is_err());
+    assert!(is_gone(read_all(&process, c"no_such_file")));
+    assert!(read_all(&process, c"task").is_err());
     assert_eq!(child.held(), 1);
     drop(process);
     assert_eq!(child.held(), 0);
@@ -219,7 +242,7 @@ fn failures_leak_no_descriptor() {
 fn a_directory_is_not_read() {
     let child = Running::sibling();
     let process = family().open(child.pid()).unwrap();
-    let Err(Error::Failure(Failure { path, source })) = process.read(c"task", &mut Buffer::default(), || ()) else {
+    let Err(Error::Failure(Failure { path, source })) = read_all(&process, c"task") else {
         panic!("a directory was read")
     };
     assert_eq!(path, PathBuf::from(format!("/proc/{}/task", child.pid())));
@@ -296,7 +319,7 @@ proptest! {
             let mut file = tempfile::tempfile().unwrap();
             file.write_all(&content).unwrap();
             io::Seek::rewind(&mut file).unwrap();
-            buffer.fill(&mut file, || ()).unwrap();
+            prop_assert!(buffer.fill(&mut file, || ControlFlow::Continue(())).unwrap().is_continue());
             prop_assert!(buffer.text() == content);
         }
     }
