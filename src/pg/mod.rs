@@ -20,4 +20,5 @@ pub mod fmgr;
 pub mod interrupts;
 pub mod settings;
 pub mod srf;
+pub mod tuple;
 pub mod version;

@@ -1,8 +1,7 @@
 //! A materialized result set: rows that go into a tuplestore.
 //!
-//! One row of Datums is filled from left to right, over and over. Its texts are varlenas in one reused block of memory, to
-//! which the Datums point; `tuplestore_putvalues` copies all of it into a tuple of its own, so nothing here is allocated
-//! for a row.
+//! One row is filled from left to right, over and over ([`Tuple`]), and the tuplestore copies it; nothing here is allocated for
+//! a row.
 //!
 //! Every value is checked against the type of its column, and the columns against what CREATE FUNCTION declared. That is
 //! what makes these functions safe: a number stored where SQL expects text would be a wild pointer.
@@ -15,6 +14,7 @@ use pgrx_pg_sys as pg_sys;
 use super::encoding;
 use super::error;
 use super::fmgr::Call;
+use super::tuple::Tuple;
 
 /// A column of a result.
 #[derive(Clone, Copy, Debug)]
@@ -72,14 +72,10 @@ impl Column {
 /// The result set of a call, and the row that is being filled.
 pub struct ResultSet {
     store: *mut pg_sys::Tuplestorestate,
-    descriptor: pg_sys::TupleDesc,
     columns: &'static [Column],
-    values: Vec<pg_sys::Datum>,
-    nulls: Vec<bool>,
-    /// The row's texts, each with a four-byte header, from word boundaries on.
-    texts: Vec<u32>,
-    /// Which column's value is the text that starts at which word of `texts`.
-    text_starts: Vec<(usize, usize)>,
+    /// How many values the row has.
+    filled: usize,
+    row: Tuple,
     scratch: Vec<u8>,
 }
 
@@ -91,88 +87,80 @@ impl ResultSet {
         // SAFETY: InitMaterializedSRF has checked that this is a ReturnSetInfo, which outlives the call.
         let result = unsafe { &*call.result_info() };
         require_columns(result.setDesc, columns);
-        ResultSet {
-            store: result.setResult,
-            descriptor: result.setDesc,
-            columns,
-            values: Vec::with_capacity(columns.len()),
-            nulls: Vec::with_capacity(columns.len()),
-            texts: Vec::new(),
-            text_starts: Vec::with_capacity(columns.len()),
-            scratch: Vec::new(),
-        }
+        let row = Tuple::new(columns.len());
+        ResultSet { store: result.setResult, columns, filled: 0, row, scratch: Vec::new() }
     }
 
     /// The row's next value, a boolean.
     pub fn bool(&mut self, value: Option<bool>) {
-        self.push(Kind::Bool, value.map(|value| pg_sys::Datum::from(u8::from(value))));
+        self.next(Kind::Bool);
+        match value {
+            Some(value) => self.row.bool(value),
+            None => self.row.null(),
+        }
     }
 
     /// The row's next value, an integer.
     pub fn int4(&mut self, value: Option<i32>) {
-        self.push(Kind::Int4, value.map(pg_sys::Datum::from));
+        self.next(Kind::Int4);
+        match value {
+            Some(value) => self.row.int4(value),
+            None => self.row.null(),
+        }
+    }
+
+    /// The row's next values, integers.
+    pub fn int4s<const N: usize>(&mut self, values: [Option<i32>; N]) {
+        if values.contains(&None) {
+            values.into_iter().for_each(|value| self.int4(value));
+        } else {
+            (0..N).for_each(|_| self.next(Kind::Int4));
+            self.row.int4s(&values.map(Option::unwrap_or_default));
+        }
     }
 
     /// The row's next value, a bigint.
     pub fn int8(&mut self, value: Option<i64>) {
-        self.push(Kind::Int8, value.map(pg_sys::Datum::from));
+        self.next(Kind::Int8);
+        match value {
+            Some(value) => self.row.int8(value),
+            None => self.row.null(),
+        }
     }
 
     /// The row's next value, a text. Bytes that are not valid in the database's encoding are escaped.
     pub fn text(&mut self, value: Option<&[u8]>) {
-        self.varlena(Kind::Text, value);
+        self.next(Kind::Text);
+        match value {
+            Some(bytes) => self.row.text(encoding::storable(bytes, &mut self.scratch)),
+            None => self.row.null(),
+        }
     }
 
     /// The row's next value, a char(n). As with [`ResultSet::text`], and never padded.
     pub fn char(&mut self, value: Option<&[u8]>) {
-        self.varlena(Kind::Char, value);
+        self.next(Kind::Char);
+        match value {
+            Some(bytes) => self.row.text(encoding::storable(bytes, &mut self.scratch)),
+            None => self.row.null(),
+        }
     }
 
     /// Ends the row.
     pub fn end_row(&mut self) {
-        assert_eq!(self.values.len(), self.columns.len(), "a value for each column");
-        for &(column, word) in &self.text_starts {
-            self.values[column] = pg_sys::Datum::from(self.texts[word..].as_ptr());
-        }
-        let (values, nulls) = (self.values.as_mut_ptr(), self.nulls.as_mut_ptr());
-        // SAFETY: store and descriptor are this call's. There is a value for each column, of its type, and the texts that
-        // the values point to stay where they are until after the call, which copies them.
-        unsafe { pg_sys::tuplestore_putvalues(self.store, self.descriptor, values, nulls) };
-        self.values.clear();
-        self.nulls.clear();
-        self.texts.clear();
-        self.text_starts.clear();
+        let store = self.store;
+        // SAFETY: the store is this call's. The row has a value of the right type for each column, as Tuple::finish() and
+        // ResultSet::next() see to, and stays where it is until after the call, which copies it.
+        self.row.finish(|tuple| unsafe { pg_sys::tuplestore_puttuple(store, tuple) });
+        self.filled = 0;
     }
 
-    fn varlena(&mut self, kind: Kind, value: Option<&[u8]>) {
-        if let Some(bytes) = value {
-            let bytes = encoding::storable(bytes, &mut self.scratch);
-            self.text_starts.push((self.values.len(), self.texts.len()));
-            append_varlena(&mut self.texts, bytes);
-        }
-        // The block may yet move as it grows: end_row() puts the addresses in.
-        self.push(kind, value.map(|_| pg_sys::Datum::null()));
-    }
-
-    fn push(&mut self, kind: Kind, value: Option<pg_sys::Datum>) {
-        let column = self.columns[self.values.len()];
+    /// Checks the type of the row's next value.
+    fn next(&mut self, kind: Kind) {
+        let column = &self.columns[self.filled];
         assert_eq!(column.kind, kind, "column {}", column.name);
-        self.values.push(value.unwrap_or(pg_sys::Datum::null()));
-        self.nulls.push(value.is_none());
+        self.filled += 1;
     }
-}
-
-/// Appends a text in Postgres's form: the length, this word included, above two flag bits that are zero; then the bytes.
-fn append_varlena(texts: &mut Vec<u32>, bytes: &[u8]) {
-    let length = bytes.len() + 4;
-    assert!(length < 1 << 30, "a text is shorter than 1 GiB");
-    error::reserve(texts, length.div_ceil(4) + 1);
-    let (words, rest) = bytes.as_chunks();
-    let mut last = [0; 4];
-    last[..rest.len()].copy_from_slice(rest);
-    texts.push((length as u32) << 2);
-    texts.extend(words.iter().map(|&word| u32::from_ne_bytes(word)));
-    texts.push(u32::from_ne_bytes(last));
 }
 
 /// Refuses a function whose declared result is not what this library returns.

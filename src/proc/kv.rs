@@ -4,12 +4,13 @@
 //! A quantity is decimal and followed by ` kB`; a flag or an index stands alone. Both readers below take exactly that
 //! and nothing looser: a number whose unit is missing was cut off, and one with another unit would be off by its factor.
 
-use memchr::memchr2;
-
-/// Splits `Key: value` at the colon. `None` if the line has no key: no colon, nothing before it, or a blank before it.
-pub fn split(line: &[u8]) -> Option<(&[u8], &[u8])> {
-    let at = memchr2(b':', b' ', line)?;
-    (line[at] == b':' && at > 0).then(|| (&line[..at], &line[at + 1..]))
+/// The key that a text starts with, and what is behind its colon. `None` if the first line has no key: no colon, nothing
+/// before it, or a blank before it.
+#[inline]
+pub fn key(text: &[u8]) -> Option<(&[u8], &[u8])> {
+    // A loop, for keys are short.
+    let at = text.iter().position(|byte| matches!(byte, b':' | b' ' | b'\n'))?;
+    (text[at] == b':' && at > 0).then(|| (&text[..at], &text[at + 1..]))
 }
 
 /// The number of kilobytes in a value such as `     132 kB`.
@@ -35,16 +36,24 @@ pub const fn label(key: &[u8]) -> [u8; 16] {
     label
 }
 
-/// The number and the rest of a text that starts with the line of a key, laid out as current kernels do. What [`split`] and
-/// [`kilobytes`] make of such a line, without a loop. `None` for any other text, whether it has that key or not.
-pub fn kilobytes_of<'a>(label: &[u8; 16], text: &'a [u8]) -> Option<(u64, &'a [u8])> {
-    let (start, rest) = text.split_first_chunk()?;
-    let (digits, rest) = rest.split_first_chunk()?;
-    let (unit, rest) = rest.split_first_chunk()?;
-    (start == label && unit == b" kB\n").then_some((eight_columns(*digits)?, rest))
+/// How long the line of a quantity is in that layout: label, eight columns, ` kB` and the newline.
+pub const LINE: usize = 28;
+
+/// The number in the line of a key that is laid out as current kernels do. What [`key`] and [`kilobytes`] make of such a
+/// line, without a loop. `None` for any other text, whether it has that key or not.
+#[inline]
+pub fn kilobytes_of(label: &[u8; 16], line: &[u8; LINE]) -> Option<u64> {
+    let (start, rest) = line.split_first_chunk()?;
+    let (digits, unit) = rest.split_first_chunk()?;
+    if start != label || unit != b" kB\n" {
+        return None;
+    }
+    // The most frequent number by far.
+    if digits == b"       0" { Some(0) } else { eight_columns(*digits) }
 }
 
 /// A decimal number in eight columns, with blanks before it. All columns at a time, a byte of a word each.
+#[inline]
 fn eight_columns(columns: [u8; 8]) -> Option<u64> {
     const EACH: u64 = 0x0101_0101_0101_0101;
     // The first column is the lowest byte. A digit becomes its value, a blank 16.
@@ -89,18 +98,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn splits_at_the_first_colon() {
-        assert_eq!(split(b"Rss:   4 kB"), Some((&b"Rss"[..], &b"   4 kB"[..])));
-        assert_eq!(split(b"Name:           [anon:a]"), Some((&b"Name"[..], &b"           [anon:a]"[..])));
-        assert_eq!(split(b"VmFlags:"), Some((&b"VmFlags"[..], &b""[..])));
+    fn a_key_ends_at_the_first_colon() {
+        assert_eq!(key(b"Rss:   4 kB"), Some((&b"Rss"[..], &b"   4 kB"[..])));
+        assert_eq!(key(b"Name:           [anon:a]"), Some((&b"Name"[..], &b"           [anon:a]"[..])));
+        assert_eq!(key(b"VmFlags:"), Some((&b"VmFlags"[..], &b""[..])));
     }
 
     #[test]
     fn a_mapping_header_is_no_key() {
-        assert_eq!(split(b"00400000-00401000 r--p 00000000 fe:01 12 /bin/a:b"), None);
-        assert_eq!(split(b""), None);
-        assert_eq!(split(b":"), None);
-        assert_eq!(split(b"Rss"), None);
+        assert_eq!(key(b"00400000-00401000 r--p 00000000 fe:01 12 /bin/a:b"), None);
+        assert_eq!(key(b""), None);
+        assert_eq!(key(b":"), None);
+        assert_eq!(key(b"Rss"), None);
+        assert_eq!(key(b"Rss\nPss: 4 kB"), None);
     }
 
     #[test]
@@ -128,25 +138,21 @@ mod tests {
         assert_eq!(number(b""), None);
     }
 
-    /// What the two general readers make of a text's first line.
-    fn slowly<'a>(key: &[u8], text: &'a [u8]) -> Option<(u64, &'a [u8])> {
-        let end = text.iter().position(|&byte| byte == b'\n')?;
-        let (found, value) = split(&text[..end])?;
-        if found != key {
-            return None;
-        }
-        Some((kilobytes(value)?, &text[end + 1..]))
+    /// What the two general readers make of a line.
+    fn slowly(wanted: &[u8], line: &[u8]) -> Option<u64> {
+        let (found, value) = key(line.strip_suffix(b"\n")?)?;
+        (found == wanted).then(|| kilobytes(value))?
     }
 
     #[test]
     fn the_usual_layout_is_read_at_once() {
         for key in ["Rss", "Private_Hugetlb"] {
-            let label = label(key.as_bytes());
             for number in [0, 1, 9, 10, 4096, 1_234_567u64] {
                 let width = 24 - (key.len() + 1);
-                let line = format!("{key}:{number:>width$} kB\nPss:");
-                assert_eq!(kilobytes_of(&label, line.as_bytes()), Some((number, &b"Pss:"[..])), "{line:?}");
-                assert_eq!(slowly(key.as_bytes(), line.as_bytes()), Some((number, &b"Pss:"[..])), "{line:?}");
+                let line = format!("{key}:{number:>width$} kB\n").into_bytes();
+                let read = kilobytes_of(&label(key.as_bytes()), line.as_slice().try_into().unwrap());
+                assert_eq!(read, Some(number), "{key}");
+                assert_eq!(slowly(key.as_bytes(), &line), Some(number), "{key}");
             }
         }
     }
@@ -171,19 +177,17 @@ mod tests {
         for line in [
             "Rss:                     kB\n",
             "Rss:                   4 MB\n",
-            "Rss:                   4 kB",
-            "Rss:                   4  kB\n",
-            "Rss:                  4 kB\n",
-            "Rss:           123456789 kB\n",
+            "Rss:                   4 kB ",
+            "Rss:                  4  kB\n",
+            "Rss:                 4 kB\nPs",
             "Rss:\t                  4 kB\n",
             "Rss:                 - 4 kB\n",
             "Rss:                 4 4 kB\n",
             "Rss:                  4x kB\n",
+            "Rss:               -   0 kB\n",
             "Pss:                   4 kB\n",
-            "Rss",
-            "",
         ] {
-            assert_eq!(kilobytes_of(&label, line.as_bytes()), None, "{line:?}");
+            assert_eq!(kilobytes_of(&label, line.as_bytes().try_into().unwrap()), None, "{line:?}");
         }
     }
 
@@ -191,10 +195,11 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(20_000))]
 
         #[test]
-        fn both_ways_agree(columns in "[ 0-9]{8}|[ ]{0,8}[0-9]{0,8}|[ -:]{8}", unit in " kB\n| kB\r| KB\n|\nkB\n") {
-            let text = format!("Rss:            {columns}{unit}Pss:");
-            if let Some(read) = kilobytes_of(&label(b"Rss"), text.as_bytes()) {
-                prop_assert_eq!(Some(read), slowly(b"Rss", text.as_bytes()));
+        fn both_ways_agree(columns in "[ 0-9]{8}|[ ]{4}[0-9]{4}|[ -:]{8}", unit in " kB\n| kB\r| KB\n|\nkB\n") {
+            let line = format!("Rss:            {columns}{unit}");
+            let Ok(whole) = line.as_bytes().try_into() else { return Ok(()) };
+            if let Some(number) = kilobytes_of(&label(b"Rss"), whole) {
+                prop_assert_eq!(Some(number), slowly(b"Rss", line.as_bytes()));
             }
         }
     }

@@ -4,5 +4,6 @@
 
 pub mod ahead;
 pub mod kv;
+pub mod maps;
 pub mod process;
 pub mod smaps;

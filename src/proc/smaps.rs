@@ -42,6 +42,7 @@ use std::fmt;
 use memchr::{memchr, memchr_iter};
 
 use super::kv;
+use super::maps::Header;
 
 /// A number of a mapping, in the order in which current kernels print them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,97 +157,89 @@ pub enum Value {
     Number(u64),
 }
 
-/// One mapping: a header line and the keys below it. Texts are as the kernel prints them.
+/// One mapping: a header line and the keys below it.
 #[derive(Clone, Debug)]
 pub struct Mapping<'a> {
-    /// First address, hexadecimal.
-    pub start: &'a [u8],
-    /// First address behind the mapping, hexadecimal.
-    pub end: &'a [u8],
-    /// Such as `rw-p`.
-    pub permissions: &'a [u8],
-    /// Offset into the file in bytes, hexadecimal. See [`Mapping::byte_offset`].
-    pub offset: &'a [u8],
-    /// `major:minor`, hexadecimal, each at least two digits wide.
-    pub device: &'a [u8],
-    /// `None` if it exceeds 64 bits.
-    pub inode: Option<u64>,
-    /// The path or the kernel's name for the mapping; empty if it has none.
-    pub path: &'a [u8],
-    /// The words of `VmFlags` without blanks around them. `None` if the kernel does not print the key.
-    pub vm_flags: Option<&'a [u8]>,
-    values: [Value; Field::COUNT],
+    /// Where it is and what is mapped.
+    pub header: Header<'a>,
+    keys: Keys<'a>,
+}
+
+/// The keys of a mapping.
+#[derive(Clone, Debug, Default)]
+struct Keys<'a> {
+    /// By field. Zero where there is no number.
+    numbers: [u64; Field::COUNT],
+    /// A bit for each field: whether its key is there.
+    present: u32,
+    /// A bit for each field: whether its number is.
+    usable: u32,
+    vm_flags: Option<&'a [u8]>,
 }
 
 impl<'a> Mapping<'a> {
     /// What the mapping says about a field.
+    #[inline]
     pub fn value(&self, field: Field) -> Value {
-        self.values[field as usize]
+        self.keys.value(field as usize)
     }
 
-    /// Major and minor number of the device, hexadecimal.
-    pub fn device_parts(&self) -> (&'a [u8], &'a [u8]) {
-        kv::split(self.device).expect("a header is parsed only with a colon in its device")
-    }
-
-    /// The offset as a number. `None` if it exceeds 64 bits.
-    pub fn byte_offset(&self) -> Option<u64> {
-        self.offset.iter().try_fold(0u64, |sum, &byte| {
-            let digit = (byte as char).to_digit(16).expect("a header is parsed only with a hexadecimal offset");
-            Some(sum.checked_mul(16)? | u64::from(digit))
-        })
-    }
-
-    /// Parses a header line. `None` if it is not one.
-    fn from_header(line: &'a [u8]) -> Option<Self> {
-        let (range, rest) = word(line)?;
-        let (permissions, rest) = word(rest)?;
-        let (offset, rest) = word(rest)?;
-        let (device, rest) = word(rest)?;
-        // Nothing but padding comes between the inode and the path, and a path never starts with a blank.
-        let (inode, rest) = word(rest)?;
-        let path = rest.iter().position(|&byte| byte != b' ').map_or(&b""[..], |at| &rest[at..]);
-
-        let dash = memchr(b'-', range)?;
-        let (start, end) = (&range[..dash], &range[dash + 1..]);
-        let (major, minor) = kv::split(device)?;
-        let hexadecimal = [start, end, offset, major, minor].into_iter().all(is_hexadecimal);
-        if !hexadecimal || permissions.len() != 4 || !inode.iter().all(u8::is_ascii_digit) {
-            return None;
-        }
-        Some(Mapping {
-            start,
-            end,
-            permissions,
-            offset,
-            device,
-            inode: kv::decimal(inode),
-            path,
-            vm_flags: None,
-            values: [Value::Absent; Field::COUNT],
-        })
-    }
-
-    /// Takes a key line. `expected` is the position of the key that the kernel prints next.
-    fn set(&mut self, key: &'a [u8], value: &'a [u8], expected: &mut usize) {
-        if key == VM_FLAGS {
-            self.vm_flags = Some(kv::trim(value));
-        } else if let Some(at) = (*expected..Field::COUNT).chain(0..*expected).find(|&at| KEYS[at] == key) {
-            let number = if at < Field::KILOBYTES.len() { kv::kilobytes(value) } else { kv::number(value) };
-            self.values[at] = number.map_or(Value::Unusable, Value::Number);
-            *expected = at + 1;
-        }
+    /// The words of `VmFlags` without blanks around them. `None` if the kernel does not print the key.
+    pub fn vm_flags(&self) -> Option<&'a [u8]> {
+        self.keys.vm_flags
     }
 }
 
-/// The first word of a text, and what follows the blank behind it. `None` if the text starts with a blank or is empty.
-fn word(text: &[u8]) -> Option<(&[u8], &[u8])> {
-    let end = memchr(b' ', text).unwrap_or(text.len());
-    (end > 0).then(|| (&text[..end], text.get(end + 1..).unwrap_or_default()))
-}
+impl<'a> Keys<'a> {
+    #[inline]
+    fn value(&self, at: usize) -> Value {
+        if self.usable & (1 << at) != 0 {
+            Value::Number(self.numbers[at])
+        } else if self.present & (1 << at) != 0 {
+            Value::Unusable
+        } else {
+            Value::Absent
+        }
+    }
 
-fn is_hexadecimal(text: &[u8]) -> bool {
-    !text.is_empty() && text.iter().all(u8::is_ascii_hexdigit)
+    #[inline]
+    fn set(&mut self, at: usize, number: Option<u64>) {
+        self.present |= 1 << at;
+        // The last one counts, should a key come twice.
+        self.usable = self.usable & !(1 << at) | u32::from(number.is_some()) << at;
+        self.numbers[at] = number.unwrap_or_default();
+    }
+
+    /// Takes the keys that a text starts with, and returns what is behind them.
+    fn take<'t: 'a>(&mut self, mut text: &'t [u8]) -> &'t [u8] {
+        // The position of the key that the kernel prints next.
+        let mut expected = 0;
+        loop {
+            let first = expected;
+            while let Some(label) = LABELS.get(expected)
+                && let Some((line, rest)) = text.split_first_chunk()
+                && let Some(number) = kv::kilobytes_of(label, line)
+            {
+                self.numbers[expected] = number;
+                expected += 1;
+                text = rest;
+            }
+            let read = (1 << expected) - (1 << first);
+            self.present |= read;
+            self.usable |= read;
+            // A header has a blank before its first colon.
+            let Some((key, behind)) = kv::key(text) else { return text };
+            let Some(end) = memchr(b'\n', behind) else { return text };
+            let (value, rest) = (&behind[..end], &behind[end + 1..]);
+            if key == VM_FLAGS {
+                self.vm_flags = Some(kv::trim(value));
+            } else if let Some(at) = (expected..Field::COUNT).chain(0..expected).find(|&at| KEYS[at] == key) {
+                self.set(at, if at < Field::KILOBYTES.len() { kv::kilobytes(value) } else { kv::number(value) });
+                expected = at + 1;
+            }
+            text = rest;
+        }
+    }
 }
 
 /// The mappings in the text of a whole smaps file, in its order. Ends after the first error.
@@ -262,12 +255,6 @@ pub struct Mappings<'a> {
 }
 
 impl<'a> Mappings<'a> {
-    /// The next line without its newline, and what comes behind it. `None` at the end and if the newline is missing.
-    fn line(&self) -> Option<(&'a [u8], &'a [u8])> {
-        let end = memchr(b'\n', self.rest)?;
-        Some((&self.rest[..end], &self.rest[end + 1..]))
-    }
-
     #[cold]
     fn malformed(&mut self) -> Malformed {
         let before = &self.text[..self.text.len() - self.rest.len()];
@@ -285,26 +272,13 @@ impl<'a> Iterator for Mappings<'a> {
         if self.rest.is_empty() {
             return None;
         }
-        let Some((mut mapping, rest)) = self.line().and_then(|(line, rest)| Some((Mapping::from_header(line)?, rest)))
-        else {
+        let line = memchr(b'\n', self.rest).map(|end| self.rest.split_at(end));
+        let Some((header, rest)) = line.and_then(|(line, rest)| Some((Header::parse(line)?, &rest[1..]))) else {
             return Some(Err(self.malformed()));
         };
-        self.rest = rest;
-        let mut expected = 0;
-        loop {
-            while expected < Field::KILOBYTES.len()
-                && let Some((number, rest)) = kv::kilobytes_of(&LABELS[expected], self.rest)
-            {
-                mapping.values[expected] = Value::Number(number);
-                expected += 1;
-                self.rest = rest;
-            }
-            let Some((line, rest)) = self.line() else { break };
-            let Some((key, value)) = kv::split(line) else { break };
-            mapping.set(key, value, &mut expected);
-            self.rest = rest;
-        }
-        Some(Ok(mapping))
+        let mut keys = Keys::default();
+        self.rest = keys.take(rest);
+        Some(Ok(Mapping { header, keys }))
     }
 }
 

@@ -55,6 +55,17 @@ const CONTRACT: [Column; 33] = [
     Column::text("vm_flags"),
 ];
 
+/// The fields of the contract, in the order of its columns: as the kernel prints them, and no more.
+const CONTRACT_FIELDS: [Field; 23] = {
+    let mut fields = [Field::ThpEligible; 23];
+    let mut at = 0;
+    while at < Field::KILOBYTES.len() {
+        fields[at] = Field::KILOBYTES[at];
+        at += 1;
+    }
+    fields
+};
+
 /// The new surface: bytes, as bigint.
 const SMAPS: [Column; 32] = [
     Column::text("start_address"),
@@ -122,21 +133,17 @@ fn put_contract_row(rows: &mut ResultSet, pid: Pid, mapping: &Mapping) {
         Value::Unusable => None,
         Value::Number(number) => int4(number),
     };
-    let (major, minor) = mapping.device_parts();
     rows.int4(Some(pid));
-    rows.text(Some(mapping.start));
-    rows.text(Some(mapping.end));
-    rows.char(Some(mapping.permissions));
-    rows.text(Some(mapping.offset));
-    rows.char(Some(major));
-    rows.char(Some(minor));
-    rows.int4(mapping.inode.and_then(int4));
-    rows.text(Some(mapping.path));
-    for field in Field::KILOBYTES {
-        rows.int4(number(field));
-    }
-    rows.int4(number(Field::ThpEligible));
-    rows.text(Some(mapping.vm_flags.unwrap_or_default()));
+    rows.text(Some(mapping.header.start));
+    rows.text(Some(mapping.header.end));
+    rows.char(Some(mapping.header.permissions));
+    rows.text(Some(mapping.header.offset));
+    rows.char(Some(mapping.header.major));
+    rows.char(Some(mapping.header.minor));
+    rows.int4(mapping.header.inode.and_then(int4));
+    rows.text(Some(mapping.header.path));
+    rows.int4s(CONTRACT_FIELDS.map(number));
+    rows.text(Some(mapping.vm_flags().unwrap_or_default()));
     rows.end_row();
 }
 
@@ -147,18 +154,18 @@ fn put_row(rows: &mut ResultSet, mapping: &Mapping) {
         Value::Number(number) => Some(number),
     };
     let int8 = |number: u64| i64::try_from(number).ok();
-    rows.text(Some(mapping.start));
-    rows.text(Some(mapping.end));
-    rows.text(Some(mapping.permissions));
-    rows.int8(mapping.byte_offset().and_then(int8));
-    rows.text(Some(mapping.device));
-    rows.int8(mapping.inode.and_then(int8));
-    rows.text((!mapping.path.is_empty()).then_some(mapping.path));
+    rows.text(Some(mapping.header.start));
+    rows.text(Some(mapping.header.end));
+    rows.text(Some(mapping.header.permissions));
+    rows.int8(mapping.header.byte_offset().and_then(int8));
+    rows.text(Some(mapping.header.device));
+    rows.int8(mapping.header.inode.and_then(int8));
+    rows.text((!mapping.header.path.is_empty()).then_some(mapping.header.path));
     for field in Field::KILOBYTES {
         rows.int8(number(field).and_then(|kilobytes| kilobytes.checked_mul(1024)).and_then(int8));
     }
     rows.bool(number(Field::ThpEligible).map(|flag| flag != 0));
     rows.int4(number(Field::ProtectionKey).and_then(|key| i32::try_from(key).ok()));
-    rows.text(mapping.vm_flags);
+    rows.text(mapping.vm_flags());
     rows.end_row();
 }

@@ -22,22 +22,21 @@ pub fn assert_agrees(text: &[u8]) {
 
 fn assert_same(ours: &Mapping<'_>, oracle: &NaiveMapping) {
     let latin1 = |bytes: &[u8]| bytes.iter().map(|&byte| byte as char).collect::<String>();
-    let (major, minor) = ours.device_parts();
     for (ours, oracle) in [
-        (ours.start, &oracle.start),
-        (ours.end, &oracle.end),
-        (ours.permissions, &oracle.permissions),
-        (ours.offset, &oracle.offset),
-        (major, &oracle.major),
-        (minor, &oracle.minor),
-        (ours.path, &oracle.path),
+        (ours.header.start, &oracle.start),
+        (ours.header.end, &oracle.end),
+        (ours.header.permissions, &oracle.permissions),
+        (ours.header.offset, &oracle.offset),
+        (ours.header.major, &oracle.major),
+        (ours.header.minor, &oracle.minor),
+        (ours.header.path, &oracle.path),
     ] {
         assert_eq!(&latin1(ours), oracle);
     }
-    assert_eq!(ours.inode, oracle.inode.parse().ok());
-    assert_eq!(ours.byte_offset(), u64::from_str_radix(&oracle.offset, 16).ok());
+    assert_eq!(ours.header.inode, oracle.inode.parse().ok());
+    assert_eq!(ours.header.byte_offset(), u64::from_str_radix(&oracle.offset, 16).ok());
     assert_eq!(
-        ours.vm_flags.map(latin1),
+        ours.vm_flags().map(latin1),
         oracle.keys.get("VmFlags").map(|words| words.trim_matches([' ', '\t', '\r', '\x0c']).to_string())
     );
     for (at, key) in KEYS.iter().enumerate() {
@@ -46,7 +45,7 @@ fn assert_same(ours: &Mapping<'_>, oracle: &NaiveMapping) {
             Some(None) => Value::Unusable,
             Some(Some(number)) => Value::Number(number),
         };
-        assert_eq!(ours.values[at], expected, "{}", latin1(key));
+        assert_eq!(ours.keys.value(at), expected, "{}", latin1(key));
     }
 }
 

@@ -11,6 +11,10 @@ fn only(text: &[u8]) -> Mapping<'_> {
     mapping
 }
 
+fn values(mapping: &Mapping) -> [Value; Field::COUNT] {
+    std::array::from_fn(|at| mapping.keys.value(at))
+}
+
 /// A header line for `path`, padded as the kernel does it.
 fn header(path: &[u8]) -> Vec<u8> {
     let mut line = b"7f0000000000-7f0000001000 rw-p 00000000 00:00 0 ".to_vec();
@@ -21,7 +25,7 @@ fn header(path: &[u8]) -> Vec<u8> {
 }
 
 fn path_of(path: &[u8]) -> Vec<u8> {
-    only(&header(path)).path.to_vec()
+    only(&header(path)).header.path.to_vec()
 }
 
 /// The line in which parsing stops.
@@ -94,17 +98,17 @@ fn every_era_of_kernels() {
         let all: Vec<_> = mappings(text.as_bytes()).map(Result::unwrap).collect();
         assert_eq!(all.len(), 6);
         for mapping in &all {
-            for (at, value) in mapping.values.iter().enumerate() {
+            for (at, value) in values(&mapping).into_iter().enumerate() {
                 let is_absent = absent.iter().any(|&field| field as usize == at);
-                assert_eq!(*value == Value::Absent, is_absent, "{}", KEYS[at].escape_ascii());
+                assert_eq!(value == Value::Absent, is_absent, "{}", KEYS[at].escape_ascii());
             }
             assert_eq!(mapping.value(Field::KernelPageSize), Value::Number(4));
-            assert!(mapping.vm_flags.is_some_and(|flags| flags.starts_with(b"rd")));
+            assert!(mapping.vm_flags().is_some_and(|flags| flags.starts_with(b"rd")));
         }
         assert_eq!(all[0].value(Field::Size), Value::Number(7196));
-        assert_eq!(all[2].path, b"/dev/zero (deleted)");
-        assert_eq!(all[3].path, b"");
-        assert_eq!(all[5].start, b"ffffffffff600000");
+        assert_eq!(all[2].header.path, b"/dev/zero (deleted)");
+        assert_eq!(all[3].header.path, b"");
+        assert_eq!(all[5].header.start, b"ffffffffff600000");
         assert_agrees(text.as_bytes());
     }
 }
@@ -113,10 +117,10 @@ fn every_era_of_kernels() {
 fn this_kernel() {
     let text = std::fs::read("/proc/self/smaps").unwrap();
     let all: Vec<_> = mappings(&text).map(Result::unwrap).collect();
-    assert!(all.iter().any(|mapping| mapping.path == b"[stack]"));
+    assert!(all.iter().any(|mapping| mapping.header.path == b"[stack]"));
     for mapping in &all {
         let address = |hex: &[u8]| u64::from_str_radix(std::str::from_utf8(hex).unwrap(), 16).unwrap();
-        let size = (address(mapping.end) - address(mapping.start)) / 1024;
+        let size = (address(mapping.header.end) - address(mapping.header.start)) / 1024;
         assert_eq!(mapping.value(Field::Size), Value::Number(size));
         assert!(!Field::KILOBYTES.iter().any(|&field| mapping.value(field) == Value::Unusable));
     }
@@ -130,12 +134,12 @@ fn vm_flags_end_no_mapping() {
     let mapping = only(&text);
     assert_eq!(mapping.value(Field::Rss), Value::Number(4));
     assert_eq!(mapping.value(Field::Pss), Value::Number(2));
-    assert_eq!(mapping.vm_flags, Some(&b"rd wr"[..]));
+    assert_eq!(mapping.vm_flags(), Some(&b"rd wr"[..]));
 }
 
 #[test]
 fn vm_flags_absent_empty_or_many() {
-    assert_eq!(only(&header(b"")).vm_flags, None);
+    assert_eq!(only(&header(b"")).vm_flags(), None);
     for (line, flags) in [
         ("VmFlags:\n", ""),
         ("VmFlags: \n", ""),
@@ -143,11 +147,11 @@ fn vm_flags_absent_empty_or_many() {
         ("VmFlags: rd ?? wr \n", "rd ?? wr"),
         ("VmFlags: rd longflag wr \n", "rd longflag wr"),
     ] {
-        assert_eq!(only(&[&header(b"")[..], line.as_bytes()].concat()).vm_flags, Some(flags.as_bytes()));
+        assert_eq!(only(&[&header(b"")[..], line.as_bytes()].concat()).vm_flags(), Some(flags.as_bytes()));
     }
     let forty = vec!["mm"; 40].join(" ");
     let text = [&header(b"")[..], format!("VmFlags: {forty} \n").as_bytes()].concat();
-    assert_eq!(only(&text).vm_flags, Some(forty.as_bytes()));
+    assert_eq!(only(&text).vm_flags(), Some(forty.as_bytes()));
 }
 
 #[test]
@@ -157,10 +161,10 @@ fn nothing_is_carried_over() {
     text.extend_from_slice(&header(b""));
     text.extend_from_slice(b"Size: 8 kB\n");
     let all: Vec<_> = mappings(&text).map(Result::unwrap).collect();
-    assert_eq!(all[1].path, b"");
-    assert_eq!(all[1].vm_flags, None);
-    for (at, value) in all[1].values.iter().enumerate() {
-        assert_eq!(*value, if at == 0 { Value::Number(8) } else { Value::Absent });
+    assert_eq!(all[1].header.path, b"");
+    assert_eq!(all[1].vm_flags(), None);
+    for (at, value) in values(&all[1]).into_iter().enumerate() {
+        assert_eq!(value, if at == 0 { Value::Number(8) } else { Value::Absent });
     }
 }
 
@@ -180,7 +184,7 @@ fn keys_count_by_name_whatever_their_order() {
 #[test]
 fn unknown_keys_land_nowhere() {
     let file = include_str!("../../../tests/fixtures/linux-6.1.smaps");
-    let expected: Vec<_> = mappings(file.as_bytes()).map(|mapping| mapping.unwrap().values).collect();
+    let expected: Vec<_> = mappings(file.as_bytes()).map(|mapping| values(&mapping.unwrap())).collect();
     for unknown in [
         "Nonlinear: 7 kB",
         "rss: 7 kB",
@@ -191,7 +195,7 @@ fn unknown_keys_land_nowhere() {
         "Pss_Anon: 7 kB",
     ] {
         let text: String = file.lines().flat_map(|line| [line, unknown]).flat_map(|line| [line, "\n"]).collect();
-        let found: Vec<_> = mappings(text.as_bytes()).map(|mapping| mapping.unwrap().values).collect();
+        let found: Vec<_> = mappings(text.as_bytes()).map(|mapping| values(&mapping.unwrap())).collect();
         assert_eq!(found, expected, "{unknown}");
         assert_agrees(text.as_bytes());
     }
@@ -204,8 +208,8 @@ fn devices_of_any_width() {
     for (device, major, minor) in [("fe:00", "fe", "00"), ("103:05", "103", "05"), ("00:1a3", "00", "1a3")] {
         let text = format!("00400000-00401000 r--p 00000000 {device} 12                           /bin/a\n");
         let mapping = only(text.as_bytes());
-        assert_eq!(mapping.device, device.as_bytes());
-        assert_eq!(mapping.device_parts(), (major.as_bytes(), minor.as_bytes()));
+        assert_eq!(mapping.header.device, device.as_bytes());
+        assert_eq!((mapping.header.major, mapping.header.minor), (major.as_bytes(), minor.as_bytes()));
     }
 }
 
@@ -218,17 +222,17 @@ fn inodes_of_64_bits() {
         ("18446744073709551616", None),
     ] {
         let text = format!("00400000-00401000 r--p 00000000 fe:00 {inode}   /bin/a\n");
-        assert_eq!(only(text.as_bytes()).inode, number);
+        assert_eq!(only(text.as_bytes()).header.inode, number);
     }
 }
 
 #[test]
 fn addresses_and_offsets_of_64_bits() {
     let mapping = only(b"ffffffffff600000-ffffffffff601000 --xp ffffffffffffffff 00:00 0 [vsyscall]\n");
-    assert_eq!(mapping.start, b"ffffffffff600000");
-    assert_eq!(mapping.byte_offset(), Some(u64::MAX));
-    assert_eq!(only(b"1-2 r--p 10000000000000000 00:00 0\n").byte_offset(), None);
-    assert_eq!(only(b"1-2 r--p 00001a00 00:00 0 \n").byte_offset(), Some(0x1a00));
+    assert_eq!(mapping.header.start, b"ffffffffff600000");
+    assert_eq!(mapping.header.byte_offset(), Some(u64::MAX));
+    assert_eq!(only(b"1-2 r--p 10000000000000000 00:00 0\n").header.byte_offset(), None);
+    assert_eq!(only(b"1-2 r--p 00001a00 00:00 0 \n").header.byte_offset(), Some(0x1a00));
 }
 
 #[test]
@@ -271,10 +275,10 @@ fn a_path_is_all_of_the_line() {
 #[test]
 fn padding_of_any_width() {
     for line in ["1-2 r--p 0 00:00 0 /a\n", "1-2 r--p 0 00:00 0                  /a\n"] {
-        assert_eq!(only(line.as_bytes()).path, b"/a");
+        assert_eq!(only(line.as_bytes()).header.path, b"/a");
     }
     for line in ["1-2 r--p 0 00:00 0\n", "1-2 r--p 0 00:00 0 \n", "1-2 r--p 0 00:00 0      \n"] {
-        assert_eq!(only(line.as_bytes()).path, b"");
+        assert_eq!(only(line.as_bytes()).header.path, b"");
     }
 }
 

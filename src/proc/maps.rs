@@ -1,0 +1,73 @@
+//! The line that describes a mapping's place: every line of `/proc/PID/maps`, and the header of each record of smaps.
+//!
+//! `start-end perms offset major:minor inode [padding path]`, the numbers but for the inode hexadecimal. The path is all that
+//! comes behind the padding, to the end of the line: it may hold blanks, ` (deleted)` and any byte but a newline.
+
+use super::kv;
+
+/// Where a mapping is and what is mapped. Texts are as the kernel prints them.
+#[derive(Clone, Copy, Debug)]
+pub struct Header<'a> {
+    /// First address, hexadecimal.
+    pub start: &'a [u8],
+    /// First address behind the mapping, hexadecimal.
+    pub end: &'a [u8],
+    /// Such as `rw-p`.
+    pub permissions: &'a [u8],
+    /// Offset into the file in bytes, hexadecimal. See [`Header::byte_offset`].
+    pub offset: &'a [u8],
+    /// `major:minor`, hexadecimal, each at least two digits wide.
+    pub device: &'a [u8],
+    /// The first part of the device.
+    pub major: &'a [u8],
+    /// The second part of the device.
+    pub minor: &'a [u8],
+    /// `None` if it exceeds 64 bits.
+    pub inode: Option<u64>,
+    /// The path or the kernel's name for the mapping; empty if it has none.
+    pub path: &'a [u8],
+}
+
+impl<'a> Header<'a> {
+    /// Parses a line. `None` if it is not one of this form.
+    #[inline]
+    pub fn parse(line: &'a [u8]) -> Option<Self> {
+        let (start, rest) = hexadecimal(line, b'-')?;
+        let (end, rest) = hexadecimal(rest, b' ')?;
+        let (permissions, rest) = rest.split_at_checked(4)?;
+        let rest = rest.strip_prefix(b" ")?;
+        let (offset, device_on) = hexadecimal(rest, b' ')?;
+        let (major, rest) = hexadecimal(device_on, b':')?;
+        let (minor, rest) = hexadecimal(rest, b' ')?;
+        let device = &device_on[..major.len() + 1 + minor.len()];
+        let digits = rest.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(rest.len());
+        let (inode, rest) = rest.split_at(digits);
+        // Nothing but padding comes between the inode and the path, and a path never starts with a blank.
+        let blanks = rest.iter().position(|&byte| byte != b' ').unwrap_or(rest.len());
+        let path = &rest[blanks..];
+        let is_header = !inode.is_empty() && (path.is_empty() || blanks > 0) && !permissions.contains(&b' ');
+        let inode = kv::decimal(inode);
+        is_header.then_some(Header { start, end, permissions, offset, device, major, minor, inode, path })
+    }
+
+    /// The offset as a number. `None` if it exceeds 64 bits.
+    pub fn byte_offset(&self) -> Option<u64> {
+        number(self.offset)
+    }
+}
+
+/// The number in hexadecimal digits. `None` if it exceeds 64 bits.
+fn number(digits: &[u8]) -> Option<u64> {
+    digits.iter().try_fold(0u64, |sum, &byte| {
+        let digit = (byte as char).to_digit(16).expect("a header is parsed only with hexadecimal numbers");
+        Some(sum.checked_mul(16)? | u64::from(digit))
+    })
+}
+
+/// The hexadecimal digits that a text starts with, and what follows the byte `end` behind them. `None` if there is no digit,
+/// or something else behind them.
+#[inline]
+fn hexadecimal(text: &[u8], end: u8) -> Option<(&[u8], &[u8])> {
+    let digits = text.iter().position(|byte| !byte.is_ascii_hexdigit())?;
+    (digits > 0 && text[digits] == end).then(|| (&text[..digits], &text[digits + 1..]))
+}
