@@ -27,6 +27,10 @@ FUNCTIONS = [
 ]
 
 
+# Those whose growth is of interest.
+GROWTH = ["get_all_smaps()", "get_all_smaps(), 2 readers"]
+
+
 def connect():
     return psycopg.connect(autocommit=True, options="-c jit=off -c max_parallel_workers_per_gather=0")
 
@@ -62,8 +66,7 @@ def resident_shared(pid):
 def touch(sessions, size):
     """Makes each session touch that many bytes of shared buffers."""
     with connect() as connection:
-        connection.execute("CREATE UNLOGGED TABLE touched (page text STORAGE PLAIN)" if connection.info.server_version >= 160000
-                           else "CREATE UNLOGGED TABLE touched (page text)")  # fmt: skip
+        connection.execute("CREATE UNLOGGED TABLE touched (page text)")
         connection.execute("ALTER TABLE touched ALTER page SET STORAGE PLAIN")
         connection.execute("INSERT INTO touched SELECT repeat('x', 7000) FROM generate_series(1, %s)", [size // 8192])
         connection.execute("CREATE EXTENSION pg_prewarm")
@@ -76,7 +79,7 @@ def touch(sessions, size):
 
 
 def cancel_latency(canceller, connection, query, whole):
-    """How long after a cancel in the middle of a query its error comes."""
+    """How long after a cancel in the middle of a query its error comes. None if the query was faster than the cancel."""
     moments = []
 
     def cancel():
@@ -101,7 +104,7 @@ def main():
     parser.add_argument("--sessions", type=int, nargs="+", required=True)
     parser.add_argument("--touch", type=int, default=0, help="bytes of shared buffers that each session touches")
     parser.add_argument("--rounds", type=int, required=True)
-    parser.add_argument("--only", nargs="*", help="functions to measure, by name")
+    parser.add_argument("--growth", action="store_true", help="measure only the functions whose growth is of interest")
     options = parser.parse_args()
 
     limit = Limit(options.tools / "limit")
@@ -137,9 +140,9 @@ def main():
 
                 return call
 
-            functions = [f for f in FUNCTIONS if not options.only or f[0] in options.only]
+            functions = [function for function in FUNCTIONS if not options.growth or function[0] in GROWTH]
             measured = {}
-            for files in dict.fromkeys(f[1] for f in functions):
+            for files in dict.fromkeys(files for _, files, _, _ in functions):
                 measured[f"bare read of {files}"] = (files, read(files))
             measured["bare read of smaps, 2 threads"] = ("smaps", read("smaps", 2))
             for name, files, query, readers in functions:
@@ -151,11 +154,8 @@ def main():
                     # The first round warms up.
                     if number:
                         times[name].append(seconds)
-            latencies = [
-                latency
-                for _ in range(options.rounds)
-                if (latency := cancel_latency(canceller, connection, FUNCTIONS[0][2], min(times["get_all_smaps()"]))) is not None
-            ]
+            whole = min(times["get_all_smaps()"])
+            latencies = [cancel_latency(canceller, connection, FUNCTIONS[0][2], whole) for _ in range(options.rounds)]
             result = {
                 "name": options.name,
                 "sessions": count,
@@ -164,7 +164,7 @@ def main():
                 "settings": settings,
                 "limits": {name: f"bare read of {files}" for name, (files, _) in measured.items()},
                 "times": times,
-                "cancel": latencies,
+                "cancel": [latency for latency in latencies if latency is not None],
             }
             output.write(json.dumps(result) + "\n")
 

@@ -57,7 +57,7 @@ pub fn kilobytes_of(label: &[u8; 16], line: &[u8; LINE]) -> Option<u64> {
 fn eight_columns(columns: [u8; 8]) -> Option<u64> {
     const EACH: u64 = 0x0101_0101_0101_0101;
     // The first column is the lowest byte. A digit becomes its value, a blank 16.
-    let word = u64::from_le_bytes(columns) ^ EACH * u64::from(b'0');
+    let word = u64::from_le_bytes(columns) ^ (EACH * u64::from(b'0'));
     let blanks = (word ^ (EACH * 16)).trailing_zeros() / 8;
     // A blank counts as the digit 0. In a word of nothing but blanks, there is no number.
     let word = word.checked_shr(8 * blanks)? << (8 * blanks);

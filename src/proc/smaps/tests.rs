@@ -98,7 +98,7 @@ fn every_era_of_kernels() {
         let all: Vec<_> = mappings(text.as_bytes()).map(Result::unwrap).collect();
         assert_eq!(all.len(), 6);
         for mapping in &all {
-            for (at, value) in values(&mapping).into_iter().enumerate() {
+            for (at, value) in values(mapping).into_iter().enumerate() {
                 let is_absent = absent.iter().any(|&field| field as usize == at);
                 assert_eq!(value == Value::Absent, is_absent, "{}", KEYS[at].escape_ascii());
             }
