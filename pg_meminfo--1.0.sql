@@ -97,6 +97,7 @@ CREATE FUNCTION pg_meminfo_smaps(
     OUT device text,
     OUT inode bigint,
     OUT name text,
+    OUT category text,
     OUT size bigint,
     OUT kernel_page_size bigint,
     OUT mmu_page_size bigint,
@@ -138,6 +139,7 @@ byte_offset (bytes): where in the file the mapping starts; NULL beyond bigint
 device (hex numbers): major and minor number of the file''s device
 inode (number): inode of the file, 0 without one; NULL beyond bigint
 name (text): path of the file or the kernel''s name for the mapping; NULL if anonymous
+category (text): what it is for: malloc, stack, jit, shared_memory, dynamic_shared_memory, io_uring, program, library, file, kernel, other
 size (bytes): address space (Size)
 kernel_page_size (bytes): page size that the kernel uses (KernelPageSize)
 mmu_page_size (bytes): page size that the hardware uses (MMUPageSize)
@@ -250,3 +252,199 @@ COMMENT ON COLUMN smap_summary.swap IS 'kB: in swap (Swap); of a shared mapping 
 COMMENT ON COLUMN smap_summary.swap_pss IS 'kB: in swap, each page divided by the number of processes (SwapPss, Linux 4.3); without shared mappings';
 COMMENT ON COLUMN smap_summary.locked IS 'kB: locked in RAM by mlock, divided like pss (Locked); Linux 4.14 to 4.17 print all of pss here';
 COMMENT ON COLUMN smap_summary.thp_eligible IS 'mappings: those in which transparent huge pages may be used (THPeligible, Linux 5.0)';
+
+-- pg_meminfo_processes(): every process of the cluster, by the kernel's counters
+CREATE FUNCTION pg_meminfo_processes(
+    OUT pid int,
+    OUT backend_type text,
+    OUT process_start timestamptz,
+    OUT virtual_size bigint,
+    OUT rss bigint,
+    OUT peak_rss bigint,
+    OUT rss_anon bigint,
+    OUT rss_file bigint,
+    OUT rss_shmem bigint,
+    OUT swap bigint,
+    OUT hugetlb bigint,
+    OUT locked bigint,
+    OUT page_tables bigint,
+    OUT threads int,
+    OUT oom_score int,
+    OUT oom_score_adj int
+) RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'pg_meminfo_processes'
+LANGUAGE C VOLATILE PARALLEL RESTRICTED COST 100000 ROWS 100;
+
+COMMENT ON FUNCTION pg_meminfo_processes() IS
+'Every process of the cluster: the postmaster, and its children that run the same program. From /proc/PID/status, stat,
+oom_score and oom_score_adj; no page is walked, so each costs some 50 microseconds, whatever it holds.
+Sizes are in bytes. What the kernel does not print, or does not let us read, is NULL. pg_stat_activity, and with it
+backend_type, is frozen within a transaction.
+
+pid (identifier): process
+backend_type (text): postmaster, logger, starting for one that is not in pg_stat_activity yet, or as there; never NULL
+process_start (time): when the process was started (stat), to the hundredth of a second
+virtual_size (bytes): address space (VmSize)
+rss (bytes): in RAM (VmRSS), with all shared buffers that the process has touched; without hugetlb
+peak_rss (bytes): the most that rss ever was (VmHWM), with all shared buffers that were touched
+rss_anon (bytes): anonymous memory in RAM (RssAnon, Linux 4.5); pages that are still shared with the postmaster since fork are in it
+rss_file (bytes): files in RAM (RssFile, Linux 4.5): program, libraries
+rss_shmem (bytes): shared memory in RAM (RssShmem, Linux 4.5): what the process has touched of it; not to be added up
+swap (bytes): anonymous memory in swap (VmSwap)
+hugetlb (bytes): in hugetlb pages (HugetlbPages, Linux 4.4): mostly the main shared memory segment; not to be added up
+locked (bytes): locked in RAM (VmLck)
+page_tables (bytes): page tables (VmPTE): 2 MB for each GB of shared buffers touched, without huge pages
+threads (number): threads (Threads)
+oom_score (number): what the OOM killer would rank the process by (oom_score), 0 to 2000
+oom_score_adj (number): what the OOM killer is told to add (oom_score_adj), -1000 to 1000; -1000 protects';
+
+-- pg_meminfo: who holds memory, now
+CREATE VIEW pg_meminfo AS
+    SELECT p.pid,
+           a.leader_pid,
+           p.backend_type,
+           a.datname,
+           a.usename,
+           a.application_name,
+           a.client_addr,
+           a.state,
+           p.rss_anon + p.swap + p.page_tables AS private_estimate,
+           p.virtual_size,
+           p.rss,
+           p.peak_rss,
+           p.rss_anon,
+           p.rss_file,
+           p.rss_shmem,
+           p.swap,
+           p.hugetlb,
+           p.locked,
+           p.page_tables,
+           p.threads,
+           p.oom_score,
+           p.oom_score_adj,
+           p.rss + p.swap + p.page_tables AS oom_charge,
+           coalesce(a.backend_start, p.process_start) AS backend_start,
+           a.xact_start,
+           a.query_start,
+           a.state_change,
+           a.query_id,
+           a.query
+    FROM pg_meminfo_processes() p LEFT JOIN pg_stat_activity a ON a.pid = p.pid;
+
+GRANT SELECT ON pg_meminfo TO PUBLIC;
+
+COMMENT ON VIEW pg_meminfo IS
+'Every process of the cluster, what memory it holds and what it does: pg_meminfo_processes() with pg_stat_activity. Safe to
+poll every second: some 50 microseconds a process.';
+COMMENT ON COLUMN pg_meminfo.pid IS 'identifier: process';
+COMMENT ON COLUMN pg_meminfo.leader_pid IS 'identifier: leader of the parallel group, for a worker (pg_stat_activity)';
+COMMENT ON COLUMN pg_meminfo.backend_type IS 'text: postmaster, logger, starting, or as in pg_stat_activity';
+COMMENT ON COLUMN pg_meminfo.datname IS 'name: database (pg_stat_activity)';
+COMMENT ON COLUMN pg_meminfo.usename IS 'name: user (pg_stat_activity)';
+COMMENT ON COLUMN pg_meminfo.application_name IS 'text: application (pg_stat_activity)';
+COMMENT ON COLUMN pg_meminfo.client_addr IS 'address: client (pg_stat_activity)';
+COMMENT ON COLUMN pg_meminfo.state IS 'text: what the session does (pg_stat_activity)';
+COMMENT ON COLUMN pg_meminfo.private_estimate IS 'bytes: rss_anon + swap + page_tables: at most what the process holds alone; pages that are still shared with the postmaster since fork are in it';
+COMMENT ON COLUMN pg_meminfo.virtual_size IS 'bytes: address space (VmSize)';
+COMMENT ON COLUMN pg_meminfo.rss IS 'bytes: in RAM (VmRSS), with all shared buffers that the process has touched; without hugetlb';
+COMMENT ON COLUMN pg_meminfo.peak_rss IS 'bytes: the most that rss ever was (VmHWM), with all shared buffers that were touched';
+COMMENT ON COLUMN pg_meminfo.rss_anon IS 'bytes: anonymous memory in RAM (RssAnon, Linux 4.5); pages that are still shared with the postmaster since fork are in it';
+COMMENT ON COLUMN pg_meminfo.rss_file IS 'bytes: files in RAM (RssFile, Linux 4.5): program, libraries';
+COMMENT ON COLUMN pg_meminfo.rss_shmem IS 'bytes: shared memory in RAM (RssShmem, Linux 4.5): what the process has touched of it; not to be added up';
+COMMENT ON COLUMN pg_meminfo.swap IS 'bytes: anonymous memory in swap (VmSwap)';
+COMMENT ON COLUMN pg_meminfo.hugetlb IS 'bytes: in hugetlb pages (HugetlbPages, Linux 4.4): mostly the main shared memory segment; not to be added up';
+COMMENT ON COLUMN pg_meminfo.locked IS 'bytes: locked in RAM (VmLck)';
+COMMENT ON COLUMN pg_meminfo.page_tables IS 'bytes: page tables (VmPTE): 2 MB for each GB of shared buffers touched, without huge pages';
+COMMENT ON COLUMN pg_meminfo.threads IS 'number: threads (Threads)';
+COMMENT ON COLUMN pg_meminfo.oom_score IS 'number: what the OOM killer would rank the process by (oom_score), 0 to 2000';
+COMMENT ON COLUMN pg_meminfo.oom_score_adj IS 'number: what the OOM killer is told to add (oom_score_adj), -1000 to 1000; -1000 protects';
+COMMENT ON COLUMN pg_meminfo.oom_charge IS 'bytes: rss + swap + page_tables: what the OOM killer compares, before oom_score_adj';
+COMMENT ON COLUMN pg_meminfo.backend_start IS 'time: start of the session (pg_stat_activity), or else of the process';
+COMMENT ON COLUMN pg_meminfo.xact_start IS 'time: start of the transaction (pg_stat_activity)';
+COMMENT ON COLUMN pg_meminfo.query_start IS 'time: start of the query (pg_stat_activity)';
+COMMENT ON COLUMN pg_meminfo.state_change IS 'time: last change of state (pg_stat_activity)';
+COMMENT ON COLUMN pg_meminfo.query_id IS 'number: identifier of the query (pg_stat_activity)';
+COMMENT ON COLUMN pg_meminfo.query IS 'text: the query, or the last one (pg_stat_activity)';
+
+-- pg_meminfo_mappings: every mapping of every process
+--
+-- The processes come first, so that conditions on pid and backend_type choose
+-- them before any smaps is read.
+CREATE VIEW pg_meminfo_mappings AS
+    SELECT p.pid,
+           p.backend_type,
+           m.start_address,
+           m.end_address,
+           m.permissions,
+           m.byte_offset,
+           m.device,
+           m.inode,
+           m.name,
+           m.category,
+           m.size,
+           m.kernel_page_size,
+           m.mmu_page_size,
+           m.rss,
+           m.pss,
+           m.pss_dirty,
+           m.shared_clean,
+           m.shared_dirty,
+           m.private_clean,
+           m.private_dirty,
+           m.referenced,
+           m.anonymous,
+           m.ksm,
+           m.lazy_free,
+           m.anon_huge_pages,
+           m.shmem_pmd_mapped,
+           m.file_pmd_mapped,
+           m.shared_hugetlb,
+           m.private_hugetlb,
+           m.swap,
+           m.swap_pss,
+           m.locked,
+           m.thp_eligible,
+           m.protection_key,
+           m.vm_flags
+    FROM pg_meminfo_processes() p, LATERAL pg_meminfo_smaps(p.pid) m;
+
+GRANT SELECT ON pg_meminfo_mappings TO PUBLIC;
+
+COMMENT ON VIEW pg_meminfo_mappings IS
+'Every mapping of every process of the cluster, from /proc/PID/smaps, in bytes. With a condition on pid or backend_type, only
+the files of those processes are read. The cost for each is that of pg_meminfo_smaps().';
+COMMENT ON COLUMN pg_meminfo_mappings.pid IS 'identifier: process';
+COMMENT ON COLUMN pg_meminfo_mappings.backend_type IS 'text: postmaster, logger, starting, or as in pg_stat_activity';
+COMMENT ON COLUMN pg_meminfo_mappings.start_address IS 'hex address: first address of the mapping';
+COMMENT ON COLUMN pg_meminfo_mappings.end_address IS 'hex address: first address behind the mapping';
+COMMENT ON COLUMN pg_meminfo_mappings.permissions IS 'text: r, w, x where allowed, then p for private or s for shared';
+COMMENT ON COLUMN pg_meminfo_mappings.byte_offset IS 'bytes: where in the file the mapping starts; NULL beyond bigint';
+COMMENT ON COLUMN pg_meminfo_mappings.device IS 'hex numbers: major and minor number of the file''s device';
+COMMENT ON COLUMN pg_meminfo_mappings.inode IS 'number: inode of the file, 0 without one; NULL beyond bigint';
+COMMENT ON COLUMN pg_meminfo_mappings.name IS 'text: path of the file or the kernel''s name for the mapping; NULL if anonymous';
+COMMENT ON COLUMN pg_meminfo_mappings.category IS 'text: what it is for: malloc, stack, jit, shared_memory, dynamic_shared_memory, io_uring, program, library, file, kernel, other';
+COMMENT ON COLUMN pg_meminfo_mappings.size IS 'bytes: address space (Size)';
+COMMENT ON COLUMN pg_meminfo_mappings.kernel_page_size IS 'bytes: page size that the kernel uses (KernelPageSize)';
+COMMENT ON COLUMN pg_meminfo_mappings.mmu_page_size IS 'bytes: page size that the hardware uses (MMUPageSize)';
+COMMENT ON COLUMN pg_meminfo_mappings.rss IS 'bytes: in RAM, counted in full in every process that maps it (Rss); without hugetlb';
+COMMENT ON COLUMN pg_meminfo_mappings.pss IS 'bytes: in RAM, each page divided by the number of processes that map it (Pss); without hugetlb';
+COMMENT ON COLUMN pg_meminfo_mappings.pss_dirty IS 'bytes: the dirty part of pss (Pss_Dirty, Linux 6.0)';
+COMMENT ON COLUMN pg_meminfo_mappings.shared_clean IS 'bytes: clean pages that other processes map too (Shared_Clean)';
+COMMENT ON COLUMN pg_meminfo_mappings.shared_dirty IS 'bytes: dirty pages that other processes map too (Shared_Dirty)';
+COMMENT ON COLUMN pg_meminfo_mappings.private_clean IS 'bytes: clean pages that no other process maps (Private_Clean); in a shared mapping too';
+COMMENT ON COLUMN pg_meminfo_mappings.private_dirty IS 'bytes: dirty pages that no other process maps (Private_Dirty); in a shared mapping too';
+COMMENT ON COLUMN pg_meminfo_mappings.referenced IS 'bytes: accessed since the kernel last looked (Referenced)';
+COMMENT ON COLUMN pg_meminfo_mappings.anonymous IS 'bytes: not backed by a file, among it the changed pages of a private file mapping (Anonymous)';
+COMMENT ON COLUMN pg_meminfo_mappings.ksm IS 'bytes: merged with equal pages by KSM (KSM, Linux 6.6)';
+COMMENT ON COLUMN pg_meminfo_mappings.lazy_free IS 'bytes: given up with MADV_FREE and not yet taken (LazyFree, Linux 4.12)';
+COMMENT ON COLUMN pg_meminfo_mappings.anon_huge_pages IS 'bytes: in transparent huge pages (AnonHugePages)';
+COMMENT ON COLUMN pg_meminfo_mappings.shmem_pmd_mapped IS 'bytes: shared memory in huge pages (ShmemPmdMapped, Linux 4.8)';
+COMMENT ON COLUMN pg_meminfo_mappings.file_pmd_mapped IS 'bytes: page cache in huge pages (FilePmdMapped, Linux 5.4)';
+COMMENT ON COLUMN pg_meminfo_mappings.shared_hugetlb IS 'bytes: in hugetlb pages that other processes map too (Shared_Hugetlb, Linux 4.4); not in rss';
+COMMENT ON COLUMN pg_meminfo_mappings.private_hugetlb IS 'bytes: in hugetlb pages that no other process maps (Private_Hugetlb, Linux 4.4); not in rss';
+COMMENT ON COLUMN pg_meminfo_mappings.swap IS 'bytes: in swap (Swap); of a shared mapping the whole object''s, in every process';
+COMMENT ON COLUMN pg_meminfo_mappings.swap_pss IS 'bytes: in swap, each page divided by the number of processes (SwapPss, Linux 4.3); without shared mappings';
+COMMENT ON COLUMN pg_meminfo_mappings.locked IS 'bytes: locked in RAM by mlock, divided like pss (Locked); Linux 4.14 to 4.17 print all of pss here';
+COMMENT ON COLUMN pg_meminfo_mappings.thp_eligible IS 'flag: whether transparent huge pages may be used (THPeligible, Linux 5.0)';
+COMMENT ON COLUMN pg_meminfo_mappings.protection_key IS 'number: memory protection key (ProtectionKey, Linux 4.6, on processors that have them)';
+COMMENT ON COLUMN pg_meminfo_mappings.vm_flags IS 'text: flags of the mapping, two-letter words of proc(5) (VmFlags)';

@@ -18,6 +18,9 @@ $$;
 SELECT count(*) FROM get_all_smaps();
 SELECT count(*) FROM pg_meminfo_smaps(pg_backend_pid());
 SELECT count(*) FROM smap_summary;
+SELECT count(*) FROM pg_meminfo_processes();
+SELECT count(*) FROM pg_meminfo;
+SELECT count(*) FROM pg_meminfo_mappings;
 -- Without a call there is nothing to refuse
 SELECT count(*) FROM pg_meminfo_smaps(NULL);
 RESET ROLE;
@@ -26,6 +29,8 @@ SET ROLE regress_meminfo_stats;
 SELECT count(*) > 0 AS ok FROM get_all_smaps();
 SELECT count(*) > 0 AS ok FROM pg_meminfo_smaps(pg_backend_pid());
 SELECT count(*) > 0 AS ok FROM smap_summary;
+SELECT count(*) > 0 AS ok FROM pg_meminfo;
+SELECT count(*) > 0 AS ok FROM pg_meminfo_mappings WHERE pid = pg_backend_pid();
 RESET ROLE;
 
 SET ROLE regress_meminfo_monitor;

@@ -2,6 +2,14 @@
 -- What the extension installs, read from the catalog
 --
 CREATE EXTENSION pg_meminfo;
+CREATE VIEW functions AS
+    SELECT p.* FROM pg_proc p JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid
+    WHERE d.deptype = 'e' AND d.refclassid = 'pg_extension'::regclass
+        AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'pg_meminfo');
+CREATE VIEW view_columns AS
+    SELECT a.attrelid, a.attnum, a.attname, a.atttypid, a.atttypmod FROM pg_attribute a JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = a.attrelid
+    WHERE d.deptype = 'e' AND d.refclassid = 'pg_extension'::regclass AND a.attnum > 0
+        AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'pg_meminfo');
 
 SELECT extname, extversion, extrelocatable FROM pg_extension WHERE extname = 'pg_meminfo';
 
@@ -20,20 +28,18 @@ WHERE pg_proc.oid = 'get_all_smaps'::regproc
 ORDER BY ordinality;
 
 SELECT proname, prosrc, lanname, proretset, provolatile, proisstrict, proparallel
-FROM pg_proc JOIN pg_language ON prolang = pg_language.oid
-WHERE pg_proc.oid IN ('get_all_smaps'::regproc, 'pg_meminfo_smaps'::regproc)
+FROM functions JOIN pg_language ON prolang = pg_language.oid
 ORDER BY proname;
 
 -- The new surface
-SELECT ordinality AS position, name, mode, format_type(type, NULL) AS type
-FROM pg_proc, unnest(proargnames, proargmodes, proallargtypes) WITH ORDINALITY AS t (name, mode, type, ordinality)
-WHERE pg_proc.oid = 'pg_meminfo_smaps'::regproc
-ORDER BY ordinality;
+SELECT proname, ordinality AS position, name, mode, format_type(type, NULL) AS type
+FROM functions, unnest(proargnames, proargmodes, proallargtypes) WITH ORDINALITY AS t (name, mode, type, ordinality)
+WHERE proname <> 'get_all_smaps'
+ORDER BY proname, ordinality;
 
-SELECT attnum AS position, attname AS name, format_type(atttypid, atttypmod) AS type
-FROM pg_attribute
-WHERE attrelid = 'smap_summary'::regclass
-ORDER BY attnum;
+SELECT attrelid::regclass AS view, attnum AS position, attname AS name, format_type(atttypid, atttypmod) AS type
+FROM view_columns
+ORDER BY attrelid::regclass::text COLLATE "C", attnum;
 
 -- The summary's names are the contract's, from mem_size to thp_eligible
 SELECT array_agg(attname::text ORDER BY attnum) =
@@ -51,20 +57,32 @@ WHERE refclassid = 'pg_extension'::regclass AND deptype = 'e'
     AND classid IN ('pg_class'::regclass, 'pg_proc'::regclass)
     AND obj_description(objid, classid::regclass::name) IS NULL;
 
-SELECT attname AS column_without_unit
-FROM pg_attribute
-WHERE attrelid = 'smap_summary'::regclass AND attnum > 0
-    AND (col_description(attrelid, attnum) ~ '^(kB|mappings|identifier): [A-Za-z]') IS NOT TRUE;
+SELECT attrelid::regclass AS view, attname AS column_without_unit
+FROM view_columns
+WHERE (col_description(attrelid, attnum) ~ '^[A-Za-z0-9 ]+: [A-Za-z0-9]') IS NOT TRUE;
 
 -- A function's columns can have no comments of their own: the function's has a line for each, in their order
 SELECT proname, name AS column_without_unit
-FROM pg_proc, unnest(proargnames, proargmodes) AS t (name, mode)
-WHERE oid IN ('get_all_smaps'::regproc, 'pg_meminfo_smaps'::regproc) AND mode = 'o'
+FROM functions, unnest(proargnames, proargmodes) AS t (name, mode)
+WHERE mode = 'o'
     AND (obj_description(oid, 'pg_proc') ~ format(E'\n%s \\([A-Za-z0-9 ]+\\): [A-Za-z]', name)) IS NOT TRUE;
 
 SELECT proname, proargnames[1 + pronargs:] = ARRAY(
     SELECT match[1] FROM regexp_matches(obj_description(oid, 'pg_proc'), E'\n([a-z_]+) \\(', 'g') AS match
 ) AS a_line_for_each_column
-FROM pg_proc
-WHERE oid IN ('get_all_smaps'::regproc, 'pg_meminfo_smaps'::regproc)
+FROM functions
 ORDER BY proname;
+
+-- Columns of a view and of the function it shows have the same units and meanings
+SELECT attrelid::regclass AS view, attname AS column_that_differs
+FROM view_columns v, functions f
+WHERE (attrelid, proname) IN (('pg_meminfo'::regclass, 'pg_meminfo_processes'), ('pg_meminfo_mappings'::regclass, 'pg_meminfo_smaps'))
+    AND attname = ANY (proargnames) AND attname NOT IN ('pid', 'backend_type')
+    AND strpos(obj_description(f.oid, 'pg_proc'),
+        regexp_replace(col_description(attrelid, attnum), '^(.*?): ', format('%s (\1): ', attname))) = 0;
+
+-- Views are for everyone, the functions check
+SELECT relname, relacl::text ~ '[{,]=r/' AS granted_to_public
+FROM pg_class WHERE oid IN (SELECT attrelid FROM view_columns) ORDER BY relname COLLATE "C";
+
+DROP VIEW functions, view_columns;

@@ -1,5 +1,8 @@
 //! Which processes Postgres knows.
 
+use core::ffi::{CStr, c_char};
+use core::ptr;
+
 use pgrx_pg_sys as pg_sys;
 
 use super::version::local_beentry;
@@ -12,15 +15,63 @@ pub fn postmaster_pid() -> i32 {
     if postmaster != 0 { postmaster } else { unsafe { pg_sys::MyProcPid } }
 }
 
-/// The pids in pg_stat_activity, in its order. Like the view, frozen at its first use in a transaction.
-pub fn pids() -> Vec<i32> {
+/// A process in pg_stat_activity.
+#[derive(Clone, Debug)]
+pub struct Backend {
+    /// Its pid.
+    pub pid: i32,
+    kind: pg_sys::BackendType::Type,
+}
+
+/// The processes in pg_stat_activity, in its order. Like the view, frozen at its first use in a transaction.
+pub fn all() -> Vec<Backend> {
     // SAFETY: a transaction is open, as in every call of an SQL function.
     let count = unsafe { pg_sys::pgstat_fetch_stat_numbackends() };
-    let pid = |index| {
+    let backend = |index| {
         // SAFETY: as above, and the index is within the count.
         let entry = unsafe { local_beentry(index) };
         // SAFETY: the entry is null, or lies in the snapshot, which lives until the end of the transaction.
-        unsafe { entry.as_ref() }.map(|entry| entry.backendStatus.st_procpid)
+        let status = &unsafe { entry.as_ref() }?.backendStatus;
+        Some(Backend { pid: status.st_procpid, kind: status.st_backendType })
     };
-    (1..=count).filter_map(pid).filter(|&pid| pid > 0).collect()
+    (1..=count).filter_map(backend).filter(|backend| backend.pid > 0).collect()
+}
+
+impl Backend {
+    /// What pg_stat_activity calls its type. Where that is NULL, for a background worker that has just ended, the general
+    /// name.
+    pub fn type_name(&self) -> Vec<u8> {
+        let name = if self.kind == pg_sys::BackendType::B_BG_WORKER {
+            // SAFETY: takes and releases its own lock. Null, or a text in a buffer that the next call fills anew.
+            unsafe { pg_sys::GetBackgroundWorkerTypeByPid(self.pid) }
+        } else {
+            ptr::null()
+        };
+        if name.is_null() {
+            // SAFETY: the type is that of a process. A constant text.
+            copy(unsafe { pg_sys::GetBackendTypeDesc(self.kind) })
+        } else {
+            copy(name)
+        }
+    }
+}
+
+/// What the title of a process of this cluster starts with.
+pub fn title_prefix() -> Vec<u8> {
+    // SAFETY: reads a setting that is fixed at server start.
+    let cluster_name = unsafe { pg_sys::cluster_name };
+    let mut prefix = b"postgres: ".to_vec();
+    if !cluster_name.is_null() {
+        let name = copy(cluster_name);
+        if !name.is_empty() {
+            prefix.extend_from_slice(&name);
+            prefix.extend_from_slice(b": ");
+        }
+    }
+    prefix
+}
+
+fn copy(text: *const c_char) -> Vec<u8> {
+    // SAFETY: for texts of Postgres's, which end with a NUL.
+    unsafe { CStr::from_ptr(text) }.to_bytes().to_vec()
 }

@@ -19,6 +19,7 @@ pub mod error;
 pub mod fmgr;
 pub mod interrupts;
 pub mod settings;
+pub mod shared_memory;
 pub mod srf;
 pub mod tuple;
 pub mod version;

@@ -30,6 +30,7 @@ enum Kind {
     Int8,
     Text,
     Char,
+    Timestamptz,
 }
 
 impl Column {
@@ -58,6 +59,11 @@ impl Column {
         Column { name, kind: Kind::Char }
     }
 
+    /// A `timestamptz` column.
+    pub const fn timestamptz(name: &'static str) -> Self {
+        Column { name, kind: Kind::Timestamptz }
+    }
+
     fn type_oid(self) -> pg_sys::Oid {
         match self.kind {
             Kind::Bool => pg_sys::BOOLOID,
@@ -65,6 +71,7 @@ impl Column {
             Kind::Int8 => pg_sys::INT8OID,
             Kind::Text => pg_sys::TEXTOID,
             Kind::Char => pg_sys::BPCHAROID,
+            Kind::Timestamptz => pg_sys::TIMESTAMPTZOID,
         }
     }
 }
@@ -124,6 +131,16 @@ impl ResultSet {
         self.next(Kind::Int8);
         match value {
             Some(value) => self.row.int8(value),
+            None => self.row.null(),
+        }
+    }
+
+    /// The row's next value, a point in time in microseconds since the Unix epoch.
+    pub fn timestamptz(&mut self, value: Option<i64>) {
+        self.next(Kind::Timestamptz);
+        let days = i64::from(pg_sys::POSTGRES_EPOCH_JDATE - pg_sys::UNIX_EPOCH_JDATE);
+        match value {
+            Some(value) => self.row.int8(value - days * 86_400_000_000),
             None => self.row.null(),
         }
     }

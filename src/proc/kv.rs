@@ -72,6 +72,11 @@ fn eight_columns(columns: [u8; 8]) -> Option<u64> {
     Some(upper.wrapping_add(lower) >> 32)
 }
 
+/// The number, which may be negative, in a file that holds nothing else.
+pub fn signed(text: &[u8]) -> Option<i32> {
+    str::from_utf8(trim(text)).ok()?.parse().ok()
+}
+
 /// A value without the blanks and tabs around it.
 pub fn trim(value: &[u8]) -> &[u8] {
     value.trim_ascii()
@@ -122,6 +127,15 @@ mod tests {
             [" 132", " 132 k", " 132 MB", " 132 KB", "132kB", " kB", "kB", "", " -4 kB", " +4 kB", " 4 4 kB", " 0x4 kB"]
         {
             assert_eq!(kilobytes(bad.as_bytes()), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_file_of_one_number() {
+        assert_eq!(signed(b"-1000\n"), Some(-1000));
+        assert_eq!(signed(b"668\n"), Some(668));
+        for bad in [&b""[..], b"\n", b"1 2\n", b"99999999999\n", b"\xff"] {
+            assert_eq!(signed(bad), None);
         }
     }
 

@@ -3,6 +3,8 @@
 //! `start-end perms offset major:minor inode [padding path]`, the numbers but for the inode hexadecimal. The path is all that
 //! comes behind the padding, to the end of the line: it may hold blanks, ` (deleted)` and any byte but a newline.
 
+use std::ops::Range;
+
 use super::kv;
 
 /// Where a mapping is and what is mapped. Texts are as the kernel prints them.
@@ -48,6 +50,16 @@ impl<'a> Header<'a> {
         let is_header = !inode.is_empty() && (path.is_empty() || blanks > 0) && !permissions.contains(&b' ');
         let inode = kv::decimal(inode);
         is_header.then_some(Header { start, end, permissions, offset, device, major, minor, inode, path })
+    }
+
+    /// The first address, and the first behind the mapping. `None` if one exceeds 64 bits.
+    pub fn range(&self) -> Option<Range<u64>> {
+        Some(number(self.start)?..number(self.end)?)
+    }
+
+    /// Whether an address is in the mapping.
+    pub fn contains(&self, address: u64) -> bool {
+        self.range().is_some_and(|range| range.contains(&address))
     }
 
     /// The offset as a number. `None` if it exceeds 64 bits.

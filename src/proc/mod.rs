@@ -3,7 +3,9 @@
 //! Nothing in here knows Postgres.
 
 pub mod ahead;
+pub mod category;
 pub mod kv;
 pub mod maps;
 pub mod process;
 pub mod smaps;
+pub mod status;

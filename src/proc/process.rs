@@ -11,6 +11,8 @@
 use std::ffi::{CStr, OsStr};
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read};
+use std::iter;
+use std::mem::{self, MaybeUninit};
 use std::ops::ControlFlow;
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::ffi::OsStrExt;
@@ -66,6 +68,8 @@ impl Error {
 pub struct Family {
     parent: Pid,
     program: FileId,
+    /// When the system was started, in microseconds since the epoch.
+    boot_time: i64,
 }
 
 /// Which file it is, by whatever name.
@@ -86,21 +90,61 @@ impl Family {
     pub fn of(parent: Pid) -> Result<Self, Failure> {
         let path = "/proc/self/exe";
         match fs::metadata(path) {
-            Ok(metadata) => Ok(Family { parent, program: metadata.into() }),
+            Ok(metadata) => Ok(Family { parent, program: metadata.into(), boot_time: boot_time() }),
             Err(source) => Err(Failure { path: path.into(), source }),
         }
     }
 
     /// Takes hold of a process of the family. [`Error::Gone`] if `pid` is not one.
     pub fn open(&self, pid: Pid) -> Result<Process, Error> {
+        let process = self.hold(pid)?;
+        let related = pid == self.parent || process.identity.parent == self.parent;
+        if related && self.runs_our_program(&process)? { Ok(process) } else { Err(Error::Gone) }
+    }
+
+    /// Takes hold of any process.
+    fn hold(&self, pid: Pid) -> Result<Process, Error> {
         let path = PathBuf::from(format!("/proc/{pid}"));
         let directory = OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(&path);
         let directory = directory.map_err(|source| unseen(pid, Error::of(source, || path.clone())))?;
-        let mut process = Process { directory, path, identity: Identity::default() };
+        let mut process = Process { directory, path, identity: Identity::default(), boot_time: self.boot_time };
         let stat = process.open(c"stat", libc::O_RDONLY).map_err(|error| unseen(pid, error))?;
         process.identity = process.look(stat)?;
-        let related = pid == self.parent || process.identity.parent == self.parent;
-        if related && self.runs_our_program(&process)? { Ok(process) } else { Err(Error::Gone) }
+        Ok(process)
+    }
+
+    /// The parent, and its children, of whatever program: from the kernel's list, or from a look at every process where the
+    /// kernel has none. One that comes or goes meanwhile may be in it or not.
+    pub fn pids(&self, buffer: &mut Buffer) -> Result<Vec<Pid>, Failure> {
+        let path = PathBuf::from(format!("/proc/{0}/task/{0}/children", self.parent));
+        buffer.clear();
+        let read = File::open(&path).and_then(|mut file| buffer.append(&mut file, || ControlFlow::Continue(())));
+        let children = match read.map_err(|source| Error::of(source, || path)) {
+            Ok(_) => {
+                let words = buffer.text().split(|&byte| byte == b' ');
+                words.filter_map(|word| Pid::try_from(kv::decimal(word)?).ok()).collect()
+            }
+            Err(Error::Failure(failure)) => return Err(failure),
+            // Without the kernel's list, or a look at the parent's.
+            Err(_) => self.search()?,
+        };
+        Ok(iter::once(self.parent).chain(children).collect())
+    }
+
+    /// Looks at every process for children of the parent.
+    fn search(&self) -> Result<Vec<Pid>, Failure> {
+        let failure = |source| Failure { path: "/proc".into(), source };
+        let mut children = Vec::new();
+        for entry in fs::read_dir("/proc").map_err(failure)? {
+            let name = entry.map_err(failure)?.file_name();
+            let Some(pid) = kv::decimal(name.as_bytes()).and_then(|pid| Pid::try_from(pid).ok()) else { continue };
+            match self.hold(pid) {
+                Ok(process) if process.identity.parent == self.parent => children.push(pid),
+                Ok(_) | Err(Error::Gone | Error::Denied | Error::Stopped) => {}
+                Err(Error::Failure(failure)) => return Err(failure),
+            }
+        }
+        Ok(children)
     }
 
     /// Whether the process runs the family's program. A process whose program we may not see counts as one that does:
@@ -163,6 +207,7 @@ pub struct Process {
     directory: File,
     path: PathBuf,
     identity: Identity,
+    boot_time: i64,
 }
 
 impl Process {
@@ -179,11 +224,52 @@ impl Process {
         buffer: &mut Buffer,
         between_reads: impl FnMut() -> ControlFlow<()>,
     ) -> Result<(), Error> {
-        let mut file = self.open(name, libc::O_RDONLY)?;
-        let flow = buffer.fill(&mut file, between_reads).map_err(|source| Error::of(source, || self.path(name)))?;
-        if flow.is_break() {
-            return Err(Error::Stopped);
+        buffer.clear();
+        self.append(name, buffer, between_reads)?;
+        self.look_again()
+    }
+
+    /// Reads the whole of several small files into `buffer`, and proves that they are those of one process, as
+    /// [`Process::read`] does.
+    pub fn read_all<'b, const N: usize>(
+        &self,
+        names: [&CStr; N],
+        buffer: &'b mut Buffer,
+    ) -> Result<[&'b [u8]; N], Error> {
+        buffer.clear();
+        let mut ends = [0; N];
+        for (end, name) in ends.iter_mut().zip(names) {
+            self.append(name, buffer, || ControlFlow::Continue(()))?;
+            *end = buffer.length;
         }
+        self.look_again()?;
+        let mut start = 0;
+        Ok(ends.map(|end| &buffer.text()[mem::replace(&mut start, end)..end]))
+    }
+
+    /// When the process was started, in microseconds since the epoch. As exact as the kernel's clock ticks, and as stable as
+    /// the system's clock.
+    pub fn start_time(&self) -> i64 {
+        self.boot_time + (self.identity.start_time as i64).saturating_mul(1_000_000 / TICKS_PER_SECOND)
+    }
+
+    /// Reads one of the process's files behind what is in the buffer.
+    fn append(
+        &self,
+        name: &CStr,
+        buffer: &mut Buffer,
+        between_reads: impl FnMut() -> ControlFlow<()>,
+    ) -> Result<(), Error> {
+        let mut file = self.open(name, libc::O_RDONLY)?;
+        match buffer.append(&mut file, between_reads) {
+            Ok(ControlFlow::Continue(())) => Ok(()),
+            Ok(ControlFlow::Break(())) => Err(Error::Stopped),
+            Err(source) => Err(Error::of(source, || self.path(name))),
+        }
+    }
+
+    /// Proves that the process is still the same, and alive.
+    fn look_again(&self) -> Result<(), Error> {
         let stat = self.open(c"stat", libc::O_RDONLY)?;
         if self.look(stat)? == self.identity { Ok(()) } else { Err(Error::Gone) }
     }
@@ -209,6 +295,22 @@ impl Process {
         // SAFETY: openat() has just opened it, so nobody else owns it.
         Ok(unsafe { File::from_raw_fd(fd) })
     }
+}
+
+/// What the kernel divides a second into for users, on every architecture that we support.
+const TICKS_PER_SECOND: i64 = 100;
+
+/// When the system was started, in microseconds since the epoch.
+fn boot_time() -> i64 {
+    let now = |clock| {
+        let mut time = MaybeUninit::uninit();
+        // SAFETY: the time is ours to fill. Both clocks are there since Linux 2.6.39, so it is filled.
+        unsafe { libc::clock_gettime(clock, time.as_mut_ptr()) };
+        // SAFETY: as above.
+        let time: libc::timespec = unsafe { time.assume_init() };
+        time.tv_sec * 1_000_000 + time.tv_nsec / 1000
+    };
+    now(libc::CLOCK_REALTIME) - now(libc::CLOCK_BOOTTIME)
 }
 
 /// One read(2), repeated only if a signal came first.
@@ -241,13 +343,17 @@ impl Buffer {
         &self.bytes[..self.length]
     }
 
-    /// Reads a file to its end, or until it is to stop.
-    fn fill(
+    /// Forgets what was read.
+    fn clear(&mut self) {
+        self.length = 0;
+    }
+
+    /// Reads a file to its end, or until it is to stop, behind what was read before.
+    fn append(
         &mut self,
         file: &mut File,
         mut between_reads: impl FnMut() -> ControlFlow<()>,
     ) -> io::Result<ControlFlow<()>> {
-        self.length = 0;
         loop {
             self.make_space()?;
             let count = read(file, &mut self.bytes[self.length..])?;

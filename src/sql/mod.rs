@@ -1,4 +1,6 @@
 //! The bridge: each SQL function reads by way of `proc` and answers by way of `pg`. One file for each family of functions.
 
+mod landmarks;
+mod processes;
 mod reader;
 mod smaps;

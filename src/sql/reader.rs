@@ -1,12 +1,14 @@
 //! Reading the files of one process of the cluster after the other.
 
+use std::collections::BTreeMap;
 use std::ffi::CStr;
 
 use pgrx_pg_sys::errcodes::PgSqlErrorCode;
 
-use crate::pg::{backends, descriptors, error, interrupts, settings};
+use crate::pg::backends::{self, Backend};
+use crate::pg::{descriptors, error, interrupts, settings};
 use crate::proc::ahead::{self, Text};
-use crate::proc::process::{Error, Failure, Family, Pid};
+use crate::proc::process::{Buffer, Error, Failure, Family, Pid, Process};
 
 const DENIED_HINT: &str = "The kernel lets the server read a process of its own user that is dumpable. See PR_SET_DUMPABLE \
                            in prctl(2), file capabilities of the server's executable, and the mount options of /proc.";
@@ -42,6 +44,25 @@ impl Reader {
         }
     }
 
+    /// Hands each process of the cluster to a function: those in pg_stat_activity, and the other children of the
+    /// postmaster that run its program. `None` for one that is there and cannot be looked at.
+    pub fn each_process(&self, mut take: impl FnMut(Pid, Option<&Backend>, Option<&Process>)) {
+        let mut pids = BTreeMap::new();
+        for pid in self.family.pids(&mut Buffer::default()).unwrap_or_else(|failure| raise(&failure)) {
+            pids.insert(pid, None);
+        }
+        pids.extend(backends::all().into_iter().map(|backend| (backend.pid, Some(backend))));
+        for (pid, backend) in pids {
+            interrupts::check();
+            match self.family.open(pid) {
+                Ok(process) => take(pid, backend.as_ref(), Some(&process)),
+                Err(Error::Gone | Error::Stopped) => {}
+                Err(Error::Denied) => take(pid, backend.as_ref(), None),
+                Err(Error::Failure(failure)) => raise(&failure),
+            }
+        }
+    }
+
     /// Says how many processes are missing from the result.
     pub fn warn_of_denied(&self) {
         match self.denied {
@@ -66,6 +87,7 @@ pub fn raise_malformed(text: &Text<'_>, detail: &impl ToString) -> ! {
     error::raise(PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, message, Some(detail.to_string()))
 }
 
-fn raise(failure: &Failure) -> ! {
+/// Raises the ERROR for a file that could not be read.
+pub fn raise(failure: &Failure) -> ! {
     error::raise_file_access(&failure.path, &failure.source)
 }

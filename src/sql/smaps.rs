@@ -3,9 +3,11 @@
 use crate::pg::backends;
 use crate::pg::fmgr::{Call, sql_function};
 use crate::pg::srf::{Column, ResultSet};
+use crate::proc::category::Category;
 use crate::proc::process::Pid;
 use crate::proc::smaps::{self, Field, Mapping, Value};
 
+use super::landmarks;
 use super::reader::{Reader, raise_malformed};
 
 sql_function! {
@@ -67,7 +69,7 @@ const CONTRACT_FIELDS: [Field; 23] = {
 };
 
 /// The new surface: bytes, as bigint.
-const SMAPS: [Column; 32] = [
+const SMAPS: [Column; 33] = [
     Column::text("start_address"),
     Column::text("end_address"),
     Column::text("permissions"),
@@ -75,6 +77,7 @@ const SMAPS: [Column; 32] = [
     Column::text("device"),
     Column::int8("inode"),
     Column::text("name"),
+    Column::text("category"),
     Column::int8("size"),
     Column::int8("kernel_page_size"),
     Column::int8("mmu_page_size"),
@@ -105,7 +108,8 @@ const SMAPS: [Column; 32] = [
 fn get_all_smaps(call: &Call) {
     let mut rows = ResultSet::start(call, &CONTRACT);
     let mut reader = Reader::new();
-    read_mappings(&mut reader, &backends::pids(), |pid, mapping| put_contract_row(&mut rows, pid, mapping));
+    let pids: Vec<_> = backends::all().iter().map(|backend| backend.pid).collect();
+    read_mappings(&mut reader, &pids, |pid, mapping| put_contract_row(&mut rows, pid, mapping));
     reader.warn_of_denied();
 }
 
@@ -113,7 +117,8 @@ fn smaps_of_process(call: &Call) {
     let mut rows = ResultSet::start(call, &SMAPS);
     let Some(pid) = call.int4(0) else { return };
     let mut reader = Reader::new();
-    read_mappings(&mut reader, &[pid], |_, mapping| put_row(&mut rows, mapping));
+    let landmarks = landmarks::find();
+    read_mappings(&mut reader, &[pid], |_, mapping| put_row(&mut rows, mapping, landmarks.category(&mapping.header)));
     reader.warn_if_denied(pid);
 }
 
@@ -148,7 +153,7 @@ fn put_contract_row(rows: &mut ResultSet, pid: Pid, mapping: &Mapping) {
 }
 
 /// A key that the kernel does not print is NULL here.
-fn put_row(rows: &mut ResultSet, mapping: &Mapping) {
+fn put_row(rows: &mut ResultSet, mapping: &Mapping, category: Category) {
     let number = |field| match mapping.value(field) {
         Value::Absent | Value::Unusable => None,
         Value::Number(number) => Some(number),
@@ -161,6 +166,7 @@ fn put_row(rows: &mut ResultSet, mapping: &Mapping) {
     rows.text(Some(mapping.header.device));
     rows.int8(mapping.header.inode.and_then(int8));
     rows.text((!mapping.header.path.is_empty()).then_some(mapping.header.path));
+    rows.text(Some(category.name().as_bytes()));
     for field in Field::KILOBYTES {
         rows.int8(number(field).and_then(|kilobytes| kilobytes.checked_mul(1024)).and_then(int8));
     }

@@ -20,6 +20,15 @@ CONTRACT_KEYS = [
 ]  # fmt: skip
 
 
+# The columns of pg_meminfo_smaps() that repeat what the kernel prints: all but the category.
+SMAPS_COLUMNS = """
+    start_address, end_address, permissions, byte_offset, device, inode, name, size, kernel_page_size, mmu_page_size, rss, pss,
+    pss_dirty, shared_clean, shared_dirty, private_clean, private_dirty, referenced, anonymous, ksm, lazy_free,
+    anon_huge_pages, shmem_pmd_mapped, file_pmd_mapped, shared_hugetlb, private_hugetlb, swap, swap_pss, locked, thp_eligible,
+    protection_key, vm_flags
+"""
+
+
 def parse(text):
     """A dictionary for each mapping: the header's parts, and "keys"."""
     mappings = []
@@ -58,7 +67,7 @@ def contract_rows(pid, text):
 
 
 def smaps_rows(text):
-    """What pg_meminfo_smaps() returns for a process."""
+    """What pg_meminfo_smaps() returns for a process, in SMAPS_COLUMNS."""
 
     def int8(value):
         return value if value is not None and value < 2**63 else None

@@ -45,7 +45,7 @@ class Fake:
     def contract(self, text, columns="*"):
         return self.query(text, f"SELECT {columns} FROM get_all_smaps() WHERE pid = %s")
 
-    def smaps(self, text, columns="*"):
+    def smaps(self, text, columns=naive.SMAPS_COLUMNS):
         return self.query(text, f"SELECT {columns} FROM pg_meminfo_smaps(%s)")
 
     def summary(self, text, columns="*"):

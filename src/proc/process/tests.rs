@@ -1,6 +1,7 @@
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::{Child, Command, Stdio};
+use std::time::SystemTime;
 
 use proptest::prelude::*;
 
@@ -239,6 +240,47 @@ fn failures_leak_no_descriptor() {
 }
 
 #[test]
+fn small_files_are_read_together() {
+    let child = Running::sibling();
+    let process = family().open(child.pid()).unwrap();
+    let mut buffer = Buffer::default();
+    let [adj, cmdline, again] =
+        process.read_all([c"oom_score_adj", c"cmdline", c"oom_score_adj"], &mut buffer).unwrap();
+    assert_eq!(adj, fs::read(format!("/proc/{}/oom_score_adj", child.pid())).unwrap());
+    assert_eq!(cmdline, fs::read(format!("/proc/{}/cmdline", child.pid())).unwrap());
+    assert_eq!(again, adj);
+    assert!(is_gone(process.read_all([c"oom_score_adj", c"no_such_file"], &mut buffer)));
+}
+
+#[test]
+fn a_process_started_when_it_did() {
+    let micros = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_micros() as i64;
+    let before = micros();
+    let child = Running::sibling();
+    let started = family().open(child.pid()).unwrap().start_time();
+    // A tick is 10 ms; the clock may be set by a little meanwhile.
+    assert!((before - 1_000_000..micros() + 1_000_000).contains(&started), "{before} {started}");
+}
+
+#[test]
+fn the_kernels_list_of_children_and_a_search_find_the_same() {
+    // The kernel's list is that of a thread's children, so the parent must not be one of the tests' threads.
+    let parent = Running::start(Command::new("sh").args(["-c", "sleep 1000 & sleep 1000 & echo; read line"]));
+    let family = Family { parent: parent.pid(), ..family() };
+    let mut parent = parent;
+    let started = parent.0.stdout.as_mut().unwrap();
+    let _ = started.read(&mut [0]);
+    let mut searched = family.search().unwrap();
+    assert_eq!(searched.len(), 2);
+    searched.insert(0, parent.pid());
+    assert_eq!(family.pids(&mut Buffer::default()).unwrap(), searched);
+    for child in &searched[1..] {
+        // SAFETY: it is a child of the parent, which has not reaped it.
+        unsafe { libc::kill(*child, libc::SIGKILL) };
+    }
+}
+
+#[test]
 fn a_directory_is_not_read() {
     let child = Running::sibling();
     let process = family().open(child.pid()).unwrap();
@@ -319,7 +361,8 @@ proptest! {
             let mut file = tempfile::tempfile().unwrap();
             file.write_all(&content).unwrap();
             io::Seek::rewind(&mut file).unwrap();
-            prop_assert!(buffer.fill(&mut file, || ControlFlow::Continue(())).unwrap().is_continue());
+            buffer.clear();
+            prop_assert!(buffer.append(&mut file, || ControlFlow::Continue(())).unwrap().is_continue());
             prop_assert!(buffer.text() == content);
         }
     }

@@ -1,0 +1,67 @@
+--
+-- Who holds memory: pg_meminfo, pg_meminfo_processes(), pg_meminfo_mappings
+--
+
+-- The postmaster and all of pg_stat_activity, once each
+CREATE TEMP TABLE activity AS SELECT pid, backend_type, backend_start FROM pg_stat_activity;
+CREATE TEMP TABLE processes AS SELECT * FROM pg_meminfo_processes();
+SELECT backend_type AS missing
+FROM activity JOIN pg_stat_activity USING (pid, backend_type, backend_start)
+WHERE NOT EXISTS (SELECT FROM processes p WHERE p.pid = activity.pid AND p.backend_type = activity.backend_type);
+SELECT count(*) = count(DISTINCT pid) AS once, count(*) FILTER (WHERE backend_type IS NULL) AS without_type FROM processes;
+SELECT pid = split_part(pg_read_file('postmaster.pid'), E'\n', 1)::int AS is_postmaster FROM processes
+WHERE backend_type = 'postmaster';
+
+-- What the counters must be to each other
+SELECT count(*) AS violations FROM processes
+WHERE NOT (rss = rss_anon + rss_file + rss_shmem AND rss <= peak_rss AND rss <= virtual_size AND page_tables > 0
+    AND threads >= 1 AND oom_score_adj BETWEEN -1000 AND 1000 AND oom_score BETWEEN 0 AND 2000
+    AND least(swap, hugetlb, locked) >= 0);
+SELECT count(*) AS violations FROM pg_meminfo
+WHERE private_estimate <> rss_anon + swap + page_tables OR oom_charge <> rss + swap + page_tables;
+
+-- Started when pg_stat_activity says so: the clock ticks a hundred times a second, and a backend takes a moment to begin
+SELECT count(*) AS violations FROM processes JOIN activity USING (pid)
+WHERE backend_start - process_start NOT BETWEEN interval '-1 second' AND interval '5 seconds';
+SELECT bool_and(process_start <= now() AND process_start > pg_postmaster_start_time() - interval '5 seconds') AS plausible
+FROM processes;
+
+-- Joined to what the session does
+SELECT backend_type, datname = current_database() AS datname, usename = current_user AS usename, state,
+    query ~ 'FROM pg_meminfo\M' AS query, private_estimate > 1000000 AS private_estimate, rss > private_estimate - page_tables AS rss,
+    backend_start = (SELECT backend_start FROM activity WHERE pid = pg_backend_pid()) AS backend_start
+FROM pg_meminfo WHERE pid = pg_backend_pid();
+SELECT backend_start IS NOT NULL AS has_start, datname, query FROM pg_meminfo WHERE backend_type = 'postmaster';
+
+-- As people ask
+SELECT count(*) > 4 AS rows FROM
+    (SELECT pid, pg_size_pretty(private_estimate) FROM pg_meminfo ORDER BY private_estimate DESC LIMIT 10) AS top;
+
+-- Every mapping has a category, and each process what every process has
+SELECT DISTINCT category FROM pg_meminfo_mappings
+WHERE category NOT IN ('malloc', 'stack', 'jit', 'shared_memory', 'dynamic_shared_memory', 'io_uring', 'program', 'library',
+    'file', 'kernel', 'other') OR category IS NULL;
+SELECT category, count(*) > 0 AS has, bool_and(size > 0) AS sized
+FROM pg_meminfo_mappings
+WHERE pid = pg_backend_pid() AND category IN ('malloc', 'stack', 'shared_memory', 'program', 'library', 'kernel')
+GROUP BY category ORDER BY category COLLATE "C";
+SELECT max(size) >= pg_size_bytes(current_setting('shared_buffers')) AS main_segment, bool_and(permissions ~ 's$') AS shared
+FROM pg_meminfo_mappings WHERE pid = pg_backend_pid() AND category = 'shared_memory';
+-- The postmaster's too, and chosen by type
+SELECT count(*) > 100 AS mappings, count(DISTINCT pid) AS processes FROM pg_meminfo_mappings WHERE backend_type = 'postmaster';
+
+-- Memory that a session takes is its own
+SET jit = off;
+CREATE TEMP TABLE before AS SELECT private_estimate, peak_rss FROM pg_meminfo WHERE pid = pg_backend_pid();
+SET work_mem = '256MB';
+BEGIN;
+DECLARE sorted CURSOR FOR SELECT repeat(n::text, 20) AS text FROM generate_series(1, 500000) AS n ORDER BY text;
+FETCH 1 FROM sorted \g /dev/null
+SELECT m.private_estimate - before.private_estimate > 50 * 1024 * 1024 AS more_than_50_mb FROM pg_meminfo m, before
+WHERE pid = pg_backend_pid();
+SELECT sum(rss) > 50 * 1024 * 1024 AS malloc FROM pg_meminfo_mappings WHERE pid = pg_backend_pid() AND category = 'malloc';
+COMMIT;
+SELECT m.private_estimate - before.private_estimate < 10 * 1024 * 1024 AS gone FROM pg_meminfo m, before
+WHERE pid = pg_backend_pid();
+RESET work_mem;
+RESET jit;

@@ -1,0 +1,226 @@
+//! What a mapping is for: malloc's memory, a stack, compiled code, shared memory, a file.
+//!
+//! Most of it can be read off the mapping's name and permissions. Shared memory cannot: with System V shared memory every
+//! segment is `/SYSV… (deleted)`, and all that was mapped shared and anonymous is `/dev/zero (deleted)`. So the caller says
+//! where its main segment is ([`Landmarks`]).
+
+use super::maps::Header;
+
+/// What a mapping is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Category {
+    /// The heap, and all other private anonymous memory that can be written.
+    Malloc,
+    /// A stack.
+    Stack,
+    /// Code that was compiled at run time, and the libraries of the compiler, LLVM.
+    Jit,
+    /// The main segment of shared memory, in any of its forms.
+    SharedMemory,
+    /// The segments that come and go.
+    DynamicSharedMemory,
+    /// The rings of io_uring.
+    IoUring,
+    /// The executable.
+    Program,
+    /// A shared library.
+    Library,
+    /// Any other file.
+    File,
+    /// What the kernel maps into every process.
+    Kernel,
+    /// Anything else, among it anonymous memory that cannot be written.
+    Other,
+}
+
+impl Category {
+    /// How many there are.
+    pub const COUNT: usize = 11;
+
+    /// All of them.
+    pub const ALL: [Category; Self::COUNT] = [
+        Category::Malloc,
+        Category::Stack,
+        Category::Jit,
+        Category::SharedMemory,
+        Category::DynamicSharedMemory,
+        Category::IoUring,
+        Category::Program,
+        Category::Library,
+        Category::File,
+        Category::Kernel,
+        Category::Other,
+    ];
+
+    /// What users call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Category::Malloc => "malloc",
+            Category::Stack => "stack",
+            Category::Jit => "jit",
+            Category::SharedMemory => "shared_memory",
+            Category::DynamicSharedMemory => "dynamic_shared_memory",
+            Category::IoUring => "io_uring",
+            Category::Program => "program",
+            Category::Library => "library",
+            Category::File => "file",
+            Category::Kernel => "kernel",
+            Category::Other => "other",
+        }
+    }
+}
+
+/// What tells the mappings of one program apart. The main segment is at the same address in each of its processes.
+#[derive(Clone, Debug)]
+pub struct Landmarks {
+    /// The path of the executable.
+    pub program: Vec<u8>,
+    /// An address in the main segment.
+    pub in_main_segment: u64,
+    /// The identifier of the System V segment that is, or that guards, the main segment.
+    pub system_v_id: u64,
+}
+
+impl Landmarks {
+    /// What a mapping is for.
+    pub fn category(&self, mapping: &Header<'_>) -> Category {
+        let is_private = mapping.permissions.ends_with(b"p");
+        let may_write = mapping.permissions[1] == b'w';
+        let may_execute = mapping.permissions[2] == b'x';
+        let path = mapping.path.strip_suffix(b" (deleted)").unwrap_or(mapping.path);
+        let file = path.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
+        let anonymous = match (may_write, may_execute) {
+            (_, true) => Category::Jit,
+            (true, false) => Category::Malloc,
+            (false, false) => Category::Other,
+        };
+
+        if !is_private && mapping.contains(self.in_main_segment) {
+            return Category::SharedMemory;
+        }
+        match path {
+            b"" if is_private => anonymous,
+            b"[heap]" => Category::Malloc,
+            _ if path.starts_with(b"[anon:") && is_private => anonymous,
+            _ if path.starts_with(b"[stack") => Category::Stack,
+            b"[vdso]" | b"[vsyscall]" | b"[vectors]" | b"[sigpage]" | b"[uprobes]" => Category::Kernel,
+            _ if path.starts_with(b"[vvar") => Category::Kernel,
+            _ if path.starts_with(b"/SYSV") => {
+                if mapping.inode == Some(self.system_v_id) {
+                    Category::SharedMemory
+                } else {
+                    Category::DynamicSharedMemory
+                }
+            }
+            _ if path.starts_with(b"/dev/shm/PostgreSQL.") => Category::DynamicSharedMemory,
+            _ if file.starts_with(b"mmap.") && path[..path.len() - file.len()].ends_with(b"/pg_dynshmem/") => {
+                Category::DynamicSharedMemory
+            }
+            b"anon_inode:[io_uring]" => Category::IoUring,
+            _ if path == self.program => Category::Program,
+            // Shared anonymous memory, of whatever size of page, and its like.
+            b"/dev/zero" | b"/anon_hugepage" => Category::Other,
+            _ if path.starts_with(b"/memfd:") || !path.starts_with(b"/") => Category::Other,
+            _ if is_library(file) => {
+                if file.starts_with(b"libLLVM") || file.starts_with(b"llvmjit") {
+                    Category::Jit
+                } else {
+                    Category::Library
+                }
+            }
+            _ => Category::File,
+        }
+    }
+}
+
+/// Whether a file is called `….so`, or `….so.` and a version.
+fn is_library(file: &[u8]) -> bool {
+    let is_version = |text: &[u8]| text.iter().all(|byte| byte.is_ascii_digit() || *byte == b'.');
+    memchr::memmem::find_iter(file, b".so").any(|at| is_version(&file[at + 3..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The category of a mapping in a process whose main segment is around 7f0000001000, guarded by segment 7.
+    fn category(permissions: &str, inode: u64, path: &str) -> &'static str {
+        at("7e0000000000-7e0000001000", permissions, inode, path)
+    }
+
+    fn at(range: &str, permissions: &str, inode: u64, path: &str) -> &'static str {
+        let landmarks = Landmarks {
+            program: b"/usr/lib/postgresql/18/bin/postgres".to_vec(),
+            in_main_segment: 0x7f00_0000_1000,
+            system_v_id: 7,
+        };
+        let line = format!("{range} {permissions} 00000000 00:01 {inode}                          {path}");
+        landmarks.category(&Header::parse(line.as_bytes()).unwrap()).name()
+    }
+
+    #[test]
+    fn every_name_that_is_seen_in_a_postgres_process() {
+        for (permissions, path, expected) in [
+            ("rw-p", "", "malloc"),
+            ("r--p", "", "other"),
+            ("---p", "", "other"),
+            ("r-xp", "", "jit"),
+            ("rwxp", "", "jit"),
+            ("rw-p", "[heap]", "malloc"),
+            ("rw-p", "[stack]", "stack"),
+            ("rw-p", "[stack:12]", "stack"),
+            ("r-xp", "[vdso]", "kernel"),
+            ("r--p", "[vvar]", "kernel"),
+            ("r--p", "[vvar_vclock]", "kernel"),
+            ("--xp", "[vsyscall]", "kernel"),
+            ("rw-s", "/dev/zero (deleted)", "other"),
+            ("rw-s", "/anon_hugepage (deleted)", "other"),
+            ("rw-s", "/SYSV009bc041 (deleted)", "dynamic_shared_memory"),
+            ("rw-s", "/dev/shm/PostgreSQL.2512468374", "dynamic_shared_memory"),
+            ("rw-s", "/dev/shm/PostgreSQL.2512468374 (deleted)", "dynamic_shared_memory"),
+            ("rw-s", "/var/lib/postgresql/18/main/pg_dynshmem/mmap.3024829334", "dynamic_shared_memory"),
+            ("rw-s", "anon_inode:[io_uring]", "io_uring"),
+            ("rw-p", "[anon:NAME]", "malloc"),
+            ("---p", "[anon:NAME]", "other"),
+            ("rw-p", "[anon: glibc: malloc arena]", "malloc"),
+            ("rw-s", "[anon_shmem:NAME]", "other"),
+            ("rw-s", "/memfd:foo bar (deleted)", "other"),
+            ("r-xp", "/usr/lib/postgresql/18/bin/postgres", "program"),
+            ("r-xp", "/usr/lib/postgresql/18/bin/postgres (deleted)", "program"),
+            ("r-xp", "/usr/lib/x86_64-linux-gnu/libc.so.6", "library"),
+            ("r-xp", "/usr/lib/x86_64-linux-gnu/libstdc++.so.6.0.33 (deleted)", "library"),
+            ("r-xp", "/usr/lib/postgresql/18/lib/pg_meminfo.so", "library"),
+            ("r-xp", "/usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2", "library"),
+            ("r-xp", "/usr/lib/x86_64-linux-gnu/libLLVM-19.so.1", "jit"),
+            ("r-xp", "/usr/lib/postgresql/18/lib/llvmjit.so", "jit"),
+            ("r--p", "/usr/lib/locale/locale-archive", "file"),
+            ("r--p", "/var/lib/a.sock/mmap.1", "file"),
+            ("r--p", "/a.so.old", "file"),
+            ("rw-s", "/var/lib/postgresql/pg_dynshmem.old/mmap.1", "file"),
+        ] {
+            assert_eq!(category(permissions, 4711, path), expected, "{permissions} {path}");
+        }
+    }
+
+    #[test]
+    fn the_main_segment_in_each_of_its_forms() {
+        let around = "7f0000000000-7f0010000000";
+        for path in ["/dev/zero (deleted)", "/anon_hugepage (deleted)", "/SYSV009bc041 (deleted)"] {
+            assert_eq!(at(around, "rw-s", 99, path), "shared_memory", "{path}");
+        }
+        // The guard of four kilobytes beside a segment that is not System V's.
+        assert_eq!(category("rw-s", 7, "/SYSV009bc041 (deleted)"), "shared_memory");
+        // Right up to the address, and right behind it.
+        assert_eq!(at("7f0000000000-7f0000001000", "rw-s", 99, "/dev/zero (deleted)"), "other");
+        assert_eq!(at("7f0000001000-7f0000002000", "rw-s", 99, "/dev/zero (deleted)"), "shared_memory");
+    }
+
+    #[test]
+    fn all_are_listed_once() {
+        let mut names = Category::ALL.map(Category::name).to_vec();
+        assert!(Category::ALL.iter().enumerate().all(|(at, &category)| category as usize == at));
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), Category::COUNT);
+    }
+}

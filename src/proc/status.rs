@@ -1,0 +1,121 @@
+//! `/proc/PID/status`: the kernel's own counters of what a process holds. No page is walked for them, so they cost the same
+//! however much that is.
+
+use super::kv;
+
+/// Memory counters of a process, in bytes. `None` where the kernel does not print the key, or not as a number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Address space (VmSize).
+    pub virtual_size: Option<u64>,
+    /// In RAM (VmRSS): the sum of `rss_anon`, `rss_file` and `rss_shmem`.
+    pub rss: Option<u64>,
+    /// The most that was ever in RAM (VmHWM).
+    pub peak_rss: Option<u64>,
+    /// Anonymous memory in RAM (RssAnon, Linux 4.5).
+    pub rss_anon: Option<u64>,
+    /// Files in RAM (RssFile, Linux 4.5).
+    pub rss_file: Option<u64>,
+    /// Shared memory in RAM (RssShmem, Linux 4.5).
+    pub rss_shmem: Option<u64>,
+    /// Anonymous memory in swap (VmSwap).
+    pub swap: Option<u64>,
+    /// In hugetlb pages (HugetlbPages, Linux 4.4).
+    pub hugetlb: Option<u64>,
+    /// Locked in RAM (VmLck).
+    pub locked: Option<u64>,
+    /// Page tables (VmPTE).
+    pub page_tables: Option<u64>,
+    /// How many threads (Threads), not bytes.
+    pub threads: Option<u64>,
+}
+
+impl Status {
+    /// Takes from a whole status file what is known. Other keys and lines are skipped.
+    pub fn parse(text: &[u8]) -> Self {
+        let mut status = Status::default();
+        for line in text.split(|&byte| byte == b'\n') {
+            let Some((key, value)) = kv::key(line) else { continue };
+            let bytes = || kv::kilobytes(value)?.checked_mul(1024);
+            match key {
+                b"VmSize" => status.virtual_size = bytes(),
+                b"VmRSS" => status.rss = bytes(),
+                b"VmHWM" => status.peak_rss = bytes(),
+                b"RssAnon" => status.rss_anon = bytes(),
+                b"RssFile" => status.rss_file = bytes(),
+                b"RssShmem" => status.rss_shmem = bytes(),
+                b"VmSwap" => status.swap = bytes(),
+                b"HugetlbPages" => status.hugetlb = bytes(),
+                b"VmLck" => status.locked = bytes(),
+                b"VmPTE" => status.page_tables = bytes(),
+                b"Threads" => status.threads = kv::number(value),
+                _ => {}
+            }
+        }
+        status
+    }
+}
+
+#[cfg(any(test, feature = "oracle"))]
+pub mod naive;
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_backend() {
+        let status = Status::parse(
+            b"Name:\tpostgres\nUmask:\t0077\nVmPeak:\t  222840 kB\nVmSize:\t  222836 kB\nVmLck:\t       0 kB\nVmHWM:\t   28216 kB\n\
+              VmRSS:\t   28200 kB\nRssAnon:\t    3100 kB\nRssFile:\t   20100 kB\nRssShmem:\t    5000 kB\nVmPTE:\t     164 kB\n\
+              VmSwap:\t       8 kB\nHugetlbPages:\t    2048 kB\nThreads:\t1\nvoluntary_ctxt_switches:\t7\n",
+        );
+        let kilobytes = |number: u64| Some(number * 1024);
+        let expected = Status {
+            virtual_size: kilobytes(222836),
+            rss: kilobytes(28200),
+            peak_rss: kilobytes(28216),
+            rss_anon: kilobytes(3100),
+            rss_file: kilobytes(20100),
+            rss_shmem: kilobytes(5000),
+            swap: kilobytes(8),
+            hugetlb: kilobytes(2048),
+            locked: kilobytes(0),
+            page_tables: kilobytes(164),
+            threads: Some(1),
+        };
+        assert_eq!(status, expected);
+    }
+
+    #[test]
+    fn what_a_kernel_does_not_print_is_absent() {
+        let status = Status::parse(
+            b"VmSize:\t  222836 kB\nVmRSS:\t   28200 MB\nThreads:\t1 kB\nVmPTE:\t99999999999999999999 kB\n",
+        );
+        assert_eq!(status, Status { virtual_size: Some(222836 * 1024), ..Status::default() });
+        assert_eq!(Status::parse(b""), Status::default());
+    }
+
+    #[test]
+    fn our_own() {
+        let status = Status::parse(&fs::read("/proc/self/status").unwrap());
+        let rss = status.rss.unwrap();
+        assert_eq!(status.rss_anon.unwrap() + status.rss_file.unwrap() + status.rss_shmem.unwrap(), rss);
+        assert!(rss <= status.peak_rss.unwrap() && rss <= status.virtual_size.unwrap());
+        assert!(status.threads.unwrap() >= 1);
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_the_oracle(
+            lines in prop::collection::vec(
+                "(VmSize|VmRSS|VmHWM|RssAnon|RssFile|RssShmem|VmSwap|HugetlbPages|VmLck|VmPTE|Threads|VmPin|Name|):?[\t ]{0,3}[0-9]{0,21}( kB)?", 0..20),
+        ) {
+            naive::assert_agrees(lines.join("\n").as_bytes());
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Who holds memory, by the kernel's counters: `pg_meminfo_processes()`.
+
+use crate::pg::backends;
+use crate::pg::fmgr::{Call, sql_function};
+use crate::pg::srf::{Column, ResultSet};
+use crate::proc::kv;
+use crate::proc::process::{Buffer, Error, Process};
+use crate::proc::status::Status;
+
+use super::reader::{Reader, raise};
+
+sql_function! {
+    /// `pg_meminfo_processes()`
+    "pg_meminfo_processes", "pg_finfo_pg_meminfo_processes" => pg_meminfo_processes, pg_meminfo_processes_info, processes
+}
+
+const PROCESSES: [Column; 16] = [
+    Column::int4("pid"),
+    Column::text("backend_type"),
+    Column::timestamptz("process_start"),
+    Column::int8("virtual_size"),
+    Column::int8("rss"),
+    Column::int8("peak_rss"),
+    Column::int8("rss_anon"),
+    Column::int8("rss_file"),
+    Column::int8("rss_shmem"),
+    Column::int8("swap"),
+    Column::int8("hugetlb"),
+    Column::int8("locked"),
+    Column::int8("page_tables"),
+    Column::int4("threads"),
+    Column::int4("oom_score"),
+    Column::int4("oom_score_adj"),
+];
+
+fn processes(call: &Call) {
+    let mut rows = ResultSet::start(call, &PROCESSES);
+    let reader = Reader::new();
+    let mut buffer = Buffer::default();
+    let postmaster = backends::postmaster_pid();
+    let logger = [&backends::title_prefix()[..], b"logger"].concat();
+    reader.each_process(|pid, backend, process| {
+        let memory = match process.map(|process| Memory::read(process, &mut buffer)) {
+            Some(Err(Error::Gone)) => return,
+            Some(Err(Error::Failure(failure))) => raise(&failure),
+            Some(Ok(memory)) => memory,
+            None | Some(Err(Error::Denied | Error::Stopped)) => Memory::default(),
+        };
+        let mut is_logger = || process.is_some_and(|process| has_title(process, &logger, &mut buffer));
+        let backend_type = match backend {
+            Some(backend) => backend.type_name(),
+            None if pid == postmaster => b"postmaster".to_vec(),
+            None if is_logger() => b"logger".to_vec(),
+            None => b"starting".to_vec(),
+        };
+        let Memory { status, .. } = memory;
+        let int8 = |number: Option<u64>| number.and_then(|number| i64::try_from(number).ok());
+        rows.int4(Some(pid));
+        rows.text(Some(&backend_type));
+        rows.timestamptz(process.map(Process::start_time));
+        rows.int8(int8(status.virtual_size));
+        rows.int8(int8(status.rss));
+        rows.int8(int8(status.peak_rss));
+        rows.int8(int8(status.rss_anon));
+        rows.int8(int8(status.rss_file));
+        rows.int8(int8(status.rss_shmem));
+        rows.int8(int8(status.swap));
+        rows.int8(int8(status.hugetlb));
+        rows.int8(int8(status.locked));
+        rows.int8(int8(status.page_tables));
+        rows.int4(status.threads.and_then(|threads| i32::try_from(threads).ok()));
+        rows.int4(memory.oom_score);
+        rows.int4(memory.oom_score_adj);
+        rows.end_row();
+    });
+}
+
+/// What the files of one process say.
+#[derive(Default)]
+struct Memory {
+    status: Status,
+    oom_score: Option<i32>,
+    oom_score_adj: Option<i32>,
+}
+
+impl Memory {
+    fn read(process: &Process, buffer: &mut Buffer) -> Result<Self, Error> {
+        let [status, score, adj] = process.read_all([c"status", c"oom_score", c"oom_score_adj"], buffer)?;
+        Ok(Memory { status: Status::parse(status), oom_score: kv::signed(score), oom_score_adj: kv::signed(adj) })
+    }
+}
+
+/// Whether a process calls itself that.
+fn has_title(process: &Process, title: &[u8], buffer: &mut Buffer) -> bool {
+    // The title stands where the arguments were, and is filled up with blanks or zero bytes.
+    let is_padding = |byte: &u8| matches!(byte, 0 | b' ');
+    process
+        .read_all([c"cmdline"], buffer)
+        .is_ok_and(|[cmdline]| cmdline.strip_prefix(title).is_some_and(|rest| rest.iter().all(is_padding)))
+}
