@@ -8,8 +8,8 @@ pub fn an_address() -> u64 {
     unsafe { pg_sys::ProcGlobal }.addr() as u64
 }
 
-/// The identifier of the System V segment that is the main segment, or a small one that guards it.
-pub fn system_v_id() -> u64 {
-    // SAFETY: as above.
-    unsafe { pg_sys::UsedShmemSegID }
+/// The key of the System V segment that is the main segment, or a small one that guards it.
+pub fn system_v_key() -> u32 {
+    // SAFETY: as above. Postgres keeps a key_t, 32 bits wide, in a larger type.
+    unsafe { pg_sys::UsedShmemSegID as u32 }
 }

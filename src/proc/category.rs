@@ -77,8 +77,8 @@ pub struct Landmarks {
     pub program: Vec<u8>,
     /// An address in the main segment.
     pub in_main_segment: u64,
-    /// The identifier of the System V segment that is, or that guards, the main segment.
-    pub system_v_id: u64,
+    /// The key of the System V segment that is, or that guards, the main segment.
+    pub system_v_key: u32,
 }
 
 impl Landmarks {
@@ -106,7 +106,8 @@ impl Landmarks {
             b"[vdso]" | b"[vsyscall]" | b"[vectors]" | b"[sigpage]" | b"[uprobes]" => Category::Kernel,
             _ if path.starts_with(b"[vvar") => Category::Kernel,
             _ if path.starts_with(b"/SYSV") => {
-                if mapping.inode == Some(self.system_v_id) {
+                // The kernel names a segment after its key.
+                if path == format!("/SYSV{:08x}", self.system_v_key).as_bytes() {
                     Category::SharedMemory
                 } else {
                     Category::DynamicSharedMemory
@@ -143,18 +144,18 @@ fn is_library(file: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    /// The category of a mapping in a process whose main segment is around 7f0000001000, guarded by segment 7.
-    fn category(permissions: &str, inode: u64, path: &str) -> &'static str {
-        at("7e0000000000-7e0000001000", permissions, inode, path)
+    /// The category of a mapping in a process whose main segment is around 7f0000001000, guarded by the segment with the key 009bc041.
+    fn category(permissions: &str, path: &str) -> &'static str {
+        at("7e0000000000-7e0000001000", permissions, path)
     }
 
-    fn at(range: &str, permissions: &str, inode: u64, path: &str) -> &'static str {
+    fn at(range: &str, permissions: &str, path: &str) -> &'static str {
         let landmarks = Landmarks {
             program: b"/usr/lib/postgresql/18/bin/postgres".to_vec(),
             in_main_segment: 0x7f00_0000_1000,
-            system_v_id: 7,
+            system_v_key: 0x9b_c041,
         };
-        let line = format!("{range} {permissions} 00000000 00:01 {inode}                          {path}");
+        let line = format!("{range} {permissions} 00000000 00:01 4711                          {path}");
         landmarks.category(&Header::parse(line.as_bytes()).unwrap()).name()
     }
 
@@ -175,7 +176,9 @@ mod tests {
             ("--xp", "[vsyscall]", "kernel"),
             ("rw-s", "/dev/zero (deleted)", "other"),
             ("rw-s", "/anon_hugepage (deleted)", "other"),
-            ("rw-s", "/SYSV009bc041 (deleted)", "dynamic_shared_memory"),
+            ("rw-s", "/SYSV009bc041 (deleted)", "shared_memory"),
+            ("rw-s", "/SYSV7d2a4c11 (deleted)", "dynamic_shared_memory"),
+            ("rw-s", "/SYSV00000000 (deleted)", "dynamic_shared_memory"),
             ("rw-s", "/dev/shm/PostgreSQL.2512468374", "dynamic_shared_memory"),
             ("rw-s", "/dev/shm/PostgreSQL.2512468374 (deleted)", "dynamic_shared_memory"),
             ("rw-s", "/var/lib/postgresql/18/main/pg_dynshmem/mmap.3024829334", "dynamic_shared_memory"),
@@ -198,21 +201,19 @@ mod tests {
             ("r--p", "/a.so.old", "file"),
             ("rw-s", "/var/lib/postgresql/pg_dynshmem.old/mmap.1", "file"),
         ] {
-            assert_eq!(category(permissions, 4711, path), expected, "{permissions} {path}");
+            assert_eq!(category(permissions, path), expected, "{permissions} {path}");
         }
     }
 
     #[test]
     fn the_main_segment_in_each_of_its_forms() {
         let around = "7f0000000000-7f0010000000";
-        for path in ["/dev/zero (deleted)", "/anon_hugepage (deleted)", "/SYSV009bc041 (deleted)"] {
-            assert_eq!(at(around, "rw-s", 99, path), "shared_memory", "{path}");
+        for path in ["/dev/zero (deleted)", "/anon_hugepage (deleted)", "/SYSV7d2a4c11 (deleted)"] {
+            assert_eq!(at(around, "rw-s", path), "shared_memory", "{path}");
         }
-        // The guard of four kilobytes beside a segment that is not System V's.
-        assert_eq!(category("rw-s", 7, "/SYSV009bc041 (deleted)"), "shared_memory");
         // Right up to the address, and right behind it.
-        assert_eq!(at("7f0000000000-7f0000001000", "rw-s", 99, "/dev/zero (deleted)"), "other");
-        assert_eq!(at("7f0000001000-7f0000002000", "rw-s", 99, "/dev/zero (deleted)"), "shared_memory");
+        assert_eq!(at("7f0000000000-7f0000001000", "rw-s", "/dev/zero (deleted)"), "other");
+        assert_eq!(at("7f0000001000-7f0000002000", "rw-s", "/dev/zero (deleted)"), "shared_memory");
     }
 
     #[test]

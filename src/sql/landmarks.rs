@@ -13,6 +13,6 @@ pub fn find() -> Landmarks {
         // After an upgrade the program that still runs is a deleted file.
         program: program.strip_suffix(b" (deleted)").unwrap_or(&program).to_vec(),
         in_main_segment: shared_memory::an_address(),
-        system_v_id: shared_memory::system_v_id(),
+        system_v_key: shared_memory::system_v_key(),
     }
 }

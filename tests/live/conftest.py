@@ -54,6 +54,30 @@ class Cluster:
         with contextlib.ExitStack() as stack:
             yield [stack.enter_context(self.connect()) for _ in range(count)]
 
+    @contextlib.contextmanager
+    def running(self, query, *settings):
+        """The pid of a session in which a query runs, until the end of the block."""
+        session = self.connect(*settings)
+        try:
+            session.pgconn.send_query(query.encode())
+            yield session.info.backend_pid
+        finally:
+            session.cancel()
+            session.pgconn.finish()
+
+    @contextlib.contextmanager
+    def running_in_parallel(self, connection):
+        """The pid of a session that waits for its parallel workers, until the end of the block."""
+        connection.execute(
+            "CREATE FUNCTION slow() RETURNS int LANGUAGE plpgsql PARALLEL SAFE AS 'BEGIN PERFORM pg_sleep(1000); RETURN 1; END'"
+        )
+        connection.execute("CREATE TABLE many AS SELECT generate_series(1, 1000) AS n")
+        settings = ["parallel_setup_cost=0", "parallel_tuple_cost=0", "min_parallel_table_scan_size=0", "max_parallel_workers_per_gather=2"]
+        with self.running("SELECT count(slow()) FROM many", *settings) as pid:
+            workers = "SELECT count(*) FROM pg_stat_activity WHERE leader_pid = %s AND backend_type = 'parallel worker'"
+            wait_until(lambda: connection.execute(workers, [pid]).fetchone() == (2,))
+            yield pid
+
     @property
     def postmaster(self):
         """The postmaster's pid."""

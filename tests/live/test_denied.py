@@ -74,3 +74,16 @@ def test_hidden_strangers_give_no_rows_and_no_warning(closed):
     with closed.connect() as connection:
         for stranger in 1, os.getpid(), 2**31 - 1:
             assert with_notices(connection, "SELECT * FROM pg_meminfo_smaps(%s)", [stranger]) == ([], [])
+
+
+def test_a_process_that_cannot_be_looked_at_keeps_its_row(hidden, request):
+    """Its sizes are NULL, its type and its query are not."""
+    with hidden.connect() as connection, hidden.connect() as other:
+        rows, notices = with_notices(connection, "SELECT pid, backend_type, rss FROM pg_meminfo")
+        sizes = {pid: rss for pid, _, rss in rows}
+        assert {connection.info.backend_pid, other.info.backend_pid, hidden.postmaster} <= sizes.keys()
+        assert all(backend_type for _, backend_type, _ in rows)
+        assert sizes[connection.info.backend_pid] > 0
+        if "plain" not in request.node.name:
+            assert sizes[other.info.backend_pid] is None
+        assert notices == []
