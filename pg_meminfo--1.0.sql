@@ -366,6 +366,91 @@ COMMENT ON COLUMN pg_meminfo.state_change IS 'time: last change of state (pg_sta
 COMMENT ON COLUMN pg_meminfo.query_id IS 'number: identifier of the query (pg_stat_activity)';
 COMMENT ON COLUMN pg_meminfo.query IS 'text: the query, or the last one (pg_stat_activity)';
 
+-- pg_meminfo_rollup(): the mappings of one process, added up by the kernel
+CREATE FUNCTION pg_meminfo_rollup(
+    IN pid int,
+    OUT rss bigint,
+    OUT pss bigint,
+    OUT pss_dirty bigint,
+    OUT pss_anon bigint,
+    OUT pss_file bigint,
+    OUT pss_shmem bigint,
+    OUT shared_clean bigint,
+    OUT shared_dirty bigint,
+    OUT private_clean bigint,
+    OUT private_dirty bigint,
+    OUT referenced bigint,
+    OUT anonymous bigint,
+    OUT ksm bigint,
+    OUT lazy_free bigint,
+    OUT anon_huge_pages bigint,
+    OUT shmem_pmd_mapped bigint,
+    OUT file_pmd_mapped bigint,
+    OUT shared_hugetlb bigint,
+    OUT private_hugetlb bigint,
+    OUT swap bigint,
+    OUT swap_pss bigint,
+    OUT locked bigint
+) RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'pg_meminfo_rollup'
+LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED COST 50000 ROWS 1;
+
+COMMENT ON FUNCTION pg_meminfo_rollup(int) IS
+'The mappings of one process of the cluster added up, from /proc/PID/smaps_rollup (Linux 4.14); no rows if it is not one, or on
+an older kernel. The kernel walks the pages of shared memory: expect a third of a millisecond, and as much as for
+pg_meminfo_smaps() where the process has touched much of shared_buffers.
+Sizes are in bytes. What the kernel does not print is NULL.
+
+rss (bytes): in RAM, counted in full in every process that maps it (Rss); without hugetlb
+pss (bytes): in RAM, each page divided by the number of processes that map it (Pss); without hugetlb
+pss_dirty (bytes): the dirty part of pss (Pss_Dirty, Linux 6.0)
+pss_anon (bytes): the anonymous part of pss (Pss_Anon, Linux 5.3)
+pss_file (bytes): the part of pss that is of files (Pss_File, Linux 5.3)
+pss_shmem (bytes): the part of pss that is shared memory (Pss_Shmem, Linux 5.3)
+shared_clean (bytes): clean pages that other processes map too (Shared_Clean)
+shared_dirty (bytes): dirty pages that other processes map too (Shared_Dirty)
+private_clean (bytes): clean pages that no other process maps (Private_Clean); in a shared mapping too
+private_dirty (bytes): dirty pages that no other process maps (Private_Dirty); in a shared mapping too
+referenced (bytes): accessed since the kernel last looked (Referenced)
+anonymous (bytes): not backed by a file, among it the changed pages of a private file mapping (Anonymous)
+ksm (bytes): merged with equal pages by KSM (KSM, Linux 6.6)
+lazy_free (bytes): given up with MADV_FREE and not yet taken (LazyFree, Linux 4.12)
+anon_huge_pages (bytes): in transparent huge pages (AnonHugePages)
+shmem_pmd_mapped (bytes): shared memory in huge pages (ShmemPmdMapped, Linux 4.8)
+file_pmd_mapped (bytes): page cache in huge pages (FilePmdMapped, Linux 5.4)
+shared_hugetlb (bytes): in hugetlb pages that other processes map too (Shared_Hugetlb, Linux 4.4); not in rss
+private_hugetlb (bytes): in hugetlb pages that no other process maps (Private_Hugetlb, Linux 4.4); not in rss
+swap (bytes): in swap (Swap); of a shared mapping the whole object''s, in every process
+swap_pss (bytes): in swap, each page divided by the number of processes (SwapPss, Linux 4.3); without shared mappings
+locked (bytes): locked in RAM by mlock, divided like pss (Locked); Linux 4.14 to 4.17 print all of pss here';
+
+-- pg_meminfo_private(): what one process holds alone
+CREATE FUNCTION pg_meminfo_private(
+    IN pid int,
+    OUT category text,
+    OUT mappings bigint,
+    OUT virtual_size bigint,
+    OUT resident bigint,
+    OUT private bigint,
+    OUT swap bigint
+) RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'pg_meminfo_private'
+LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED COST 50000 ROWS 7;
+
+COMMENT ON FUNCTION pg_meminfo_private(int) IS
+'What one process of the cluster holds in its private mappings, by category, from /proc/PID/maps and pagemap; no rows if it is
+not one. Shared memory is not looked at: the cost grows with the process''s own memory, and not with shared_buffers. Half a
+millisecond for an idle session, and 2 ms for each GB that it holds.
+Sizes are in bytes. Where the kernel denies pagemap, the last three are NULL. Before Linux 6.7, a mapping without
+permissions is taken to be empty, and one that is large is read all over.
+
+category (text): what the mappings are for: malloc, stack, jit, program, library, file, kernel, other
+mappings (number): private mappings of this category
+virtual_size (bytes): their address space
+resident (bytes): pages in RAM (pagemap bit 63), the kernel''s page of zeros included
+private (bytes): pages in RAM that no other process maps (pagemap bits 63 and 56); NULL before Linux 4.2
+swap (bytes): pages in swap (pagemap bit 62)';
+
 -- pg_meminfo_mappings: every mapping of every process
 --
 -- The processes come first, so that conditions on pid and backend_type choose

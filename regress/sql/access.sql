@@ -21,6 +21,8 @@ SELECT count(*) FROM smap_summary;
 SELECT count(*) FROM pg_meminfo_processes();
 SELECT count(*) FROM pg_meminfo;
 SELECT count(*) FROM pg_meminfo_mappings;
+SELECT count(*) FROM pg_meminfo_rollup(pg_backend_pid());
+SELECT count(*) FROM pg_meminfo_private(pg_backend_pid());
 -- Without a call there is nothing to refuse
 SELECT count(*) FROM pg_meminfo_smaps(NULL);
 RESET ROLE;

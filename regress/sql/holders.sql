@@ -50,6 +50,20 @@ FROM pg_meminfo_mappings WHERE pid = pg_backend_pid() AND category = 'shared_mem
 -- The postmaster's too, and chosen by type
 SELECT count(*) > 100 AS mappings, count(DISTINCT pid) AS processes FROM pg_meminfo_mappings WHERE backend_type = 'postmaster';
 
+-- The depths, of any process
+SELECT p.backend_type, count(r.*) AS rollups, bool_and(r.pss <= r.rss) AS pss
+FROM pg_meminfo_processes() p, LATERAL pg_meminfo_rollup(p.pid) r
+WHERE p.backend_type IN ('postmaster', 'checkpointer') GROUP BY p.backend_type ORDER BY p.backend_type;
+SELECT p.backend_type, count(DISTINCT m.category) = count(*) AS once, bool_and(m.private <= m.resident) AS private,
+    bool_and(m.resident <= m.virtual_size) AS resident, sum(m.private) BETWEEN 1 AND 100000000 AS sum
+FROM pg_meminfo_processes() p, LATERAL pg_meminfo_private(p.pid) m
+WHERE p.backend_type IN ('postmaster', 'checkpointer') GROUP BY p.backend_type ORDER BY p.backend_type;
+SELECT count(*) FROM pg_meminfo_private(NULL);
+SELECT count(*) FROM pg_meminfo_rollup(NULL);
+-- Exact is never more than the estimate, which has what is still shared with the postmaster in it
+SELECT m.private_estimate >= (SELECT sum(private) FROM pg_meminfo_private(m.pid) WHERE category = 'malloc') AS bound
+FROM pg_meminfo m WHERE backend_type = 'checkpointer';
+
 -- Memory that a session takes is its own
 SET jit = off;
 CREATE TEMP TABLE before AS SELECT private_estimate, peak_rss FROM pg_meminfo WHERE pid = pg_backend_pid();

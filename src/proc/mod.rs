@@ -6,6 +6,8 @@ pub mod ahead;
 pub mod category;
 pub mod kv;
 pub mod maps;
+pub mod pagemap;
+pub mod private;
 pub mod process;
 pub mod smaps;
 pub mod status;

@@ -50,7 +50,7 @@ pub struct Failure {
 
 impl Error {
     /// Tells a process that went away or is closed to us from a failure of our own.
-    fn of(source: io::Error, path: impl FnOnce() -> PathBuf) -> Self {
+    pub(super) fn of(source: io::Error, path: impl FnOnce() -> PathBuf) -> Self {
         match source.raw_os_error() {
             // ENOENT by name; ESRCH through a held directory, or from a read.
             Some(libc::ENOENT | libc::ESRCH) => Error::Gone,
@@ -269,7 +269,7 @@ impl Process {
     }
 
     /// Proves that the process is still the same, and alive.
-    fn look_again(&self) -> Result<(), Error> {
+    pub(super) fn look_again(&self) -> Result<(), Error> {
         let stat = self.open(c"stat", libc::O_RDONLY)?;
         if self.look(stat)? == self.identity { Ok(()) } else { Err(Error::Gone) }
     }
@@ -279,14 +279,17 @@ impl Process {
         // 52 numbers of up to 20 digits and a name of up to 64 bytes fit.
         let mut stat = [0; 2048];
         let length = read(&mut file, &mut stat).map_err(|source| Error::of(source, || self.path(c"stat")))?;
-        Identity::parse(&stat[..length]).unwrap_or_else(|| {
-            let source = io::Error::new(io::ErrorKind::InvalidData, "not in the form that proc(5) describes");
-            Err(Error::Failure(Failure { path: self.path(c"stat"), source }))
-        })
+        Identity::parse(&stat[..length]).unwrap_or_else(|| Err(self.malformed(c"stat")))
+    }
+
+    /// The failure of a file that we cannot make sense of.
+    pub(super) fn malformed(&self, name: &CStr) -> Error {
+        let source = io::Error::new(io::ErrorKind::InvalidData, "not in the form that proc(5) describes");
+        Error::Failure(Failure { path: self.path(name), source })
     }
 
     /// Opens one of the process's files, by way of the directory that we hold.
-    fn open(&self, name: &CStr, flags: i32) -> Result<File, Error> {
+    pub(super) fn open(&self, name: &CStr, flags: i32) -> Result<File, Error> {
         // SAFETY: the descriptor is open for as long as `self.directory` lives, and `name` ends with a NUL.
         let fd = unsafe { libc::openat(self.directory.as_raw_fd(), name.as_ptr(), flags | libc::O_CLOEXEC) };
         if fd < 0 {

@@ -1,4 +1,4 @@
-//! `/proc/PID/smaps`: bytes to [`Mapping`]s.
+//! `/proc/PID/smaps`, and smaps_rollup, which is a single such record: bytes to [`Mapping`]s.
 //!
 //! # The format
 //!
@@ -72,13 +72,17 @@ pub enum Field {
     Locked,
     ThpEligible,
     ProtectionKey,
+    // Only in smaps_rollup, behind PssDirty there.
+    PssAnon,
+    PssFile,
+    PssShmem,
 }
 
 impl Field {
     /// How many there are.
     pub const COUNT: usize = KEYS.len();
 
-    /// Those that are a quantity in kilobytes, from `Size` to `Locked`.
+    /// The quantities that smaps has for each mapping, from `Size` to `Locked`, all in kilobytes.
     pub const KILOBYTES: [Field; 22] = [
         Field::Size,
         Field::KernelPageSize,
@@ -105,8 +109,8 @@ impl Field {
     ];
 }
 
-/// What each [`Field`] is called in the file, by its position in the enum. The last two have no unit.
-const KEYS: [&[u8]; 24] = [
+/// What each [`Field`] is called in the file, by its position in the enum.
+const KEYS: [&[u8]; 27] = [
     b"Size",
     b"KernelPageSize",
     b"MMUPageSize",
@@ -131,9 +135,12 @@ const KEYS: [&[u8]; 24] = [
     b"Locked",
     b"THPeligible",
     b"ProtectionKey",
+    b"Pss_Anon",
+    b"Pss_File",
+    b"Pss_Shmem",
 ];
 
-/// The fields that are a quantity, as current kernels start their lines.
+/// The quantities of a mapping, as current kernels start their lines.
 const LABELS: [[u8; 16]; Field::KILOBYTES.len()] = {
     let mut labels = [[0; 16]; Field::KILOBYTES.len()];
     let mut at = 0;
@@ -234,7 +241,8 @@ impl<'a> Keys<'a> {
             if key == VM_FLAGS {
                 self.vm_flags = Some(kv::trim(value));
             } else if let Some(at) = (expected..Field::COUNT).chain(0..expected).find(|&at| KEYS[at] == key) {
-                self.set(at, if at < Field::KILOBYTES.len() { kv::kilobytes(value) } else { kv::number(value) });
+                let is_plain = at == Field::ThpEligible as usize || at == Field::ProtectionKey as usize;
+                self.set(at, if is_plain { kv::number(value) } else { kv::kilobytes(value) });
                 expected = at + 1;
             }
             text = rest;

@@ -63,6 +63,21 @@ impl Reader {
         }
     }
 
+    /// What a function finds out about a process of the cluster. `None` if it is not one, has exited, or is denied.
+    pub fn look_at<T>(&mut self, pid: Pid, look: impl FnOnce(&Process) -> Result<T, Error>) -> Option<T> {
+        interrupts::check();
+        match self.family.open(pid).and_then(|process| look(&process)) {
+            Ok(found) => Some(found),
+            Err(Error::Gone) => None,
+            Err(Error::Denied) => {
+                self.denied += 1;
+                None
+            }
+            Err(Error::Failure(failure)) => raise(&failure),
+            Err(Error::Stopped) => unreachable!("only unwinding stops it"),
+        }
+    }
+
     /// Says how many processes are missing from the result.
     pub fn warn_of_denied(&self) {
         match self.denied {

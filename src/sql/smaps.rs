@@ -1,5 +1,7 @@
 //! Every mapping: `get_all_smaps()` and `pg_meminfo_smaps(pid)`.
 
+use std::ffi::CStr;
+
 use crate::pg::backends;
 use crate::pg::fmgr::{Call, sql_function};
 use crate::pg::srf::{Column, ResultSet};
@@ -18,6 +20,11 @@ sql_function! {
 sql_function! {
     /// `pg_meminfo_smaps(pid)`
     "pg_meminfo_smaps", "pg_finfo_pg_meminfo_smaps" => pg_meminfo_smaps, pg_meminfo_smaps_info, smaps_of_process
+}
+
+sql_function! {
+    /// `pg_meminfo_rollup(pid)`
+    "pg_meminfo_rollup", "pg_finfo_pg_meminfo_rollup" => pg_meminfo_rollup, pg_meminfo_rollup_info, rollup_of_process
 }
 
 /// The published contract: kB, as int4.
@@ -105,11 +112,47 @@ const SMAPS: [Column; 33] = [
     Column::text("vm_flags"),
 ];
 
+/// A process's mappings added up by the kernel: its keys of smaps_rollup.
+const ROLLUP: [(Column, Field); 22] = [
+    (Column::int8("rss"), Field::Rss),
+    (Column::int8("pss"), Field::Pss),
+    (Column::int8("pss_dirty"), Field::PssDirty),
+    (Column::int8("pss_anon"), Field::PssAnon),
+    (Column::int8("pss_file"), Field::PssFile),
+    (Column::int8("pss_shmem"), Field::PssShmem),
+    (Column::int8("shared_clean"), Field::SharedClean),
+    (Column::int8("shared_dirty"), Field::SharedDirty),
+    (Column::int8("private_clean"), Field::PrivateClean),
+    (Column::int8("private_dirty"), Field::PrivateDirty),
+    (Column::int8("referenced"), Field::Referenced),
+    (Column::int8("anonymous"), Field::Anonymous),
+    (Column::int8("ksm"), Field::Ksm),
+    (Column::int8("lazy_free"), Field::LazyFree),
+    (Column::int8("anon_huge_pages"), Field::AnonHugePages),
+    (Column::int8("shmem_pmd_mapped"), Field::ShmemPmdMapped),
+    (Column::int8("file_pmd_mapped"), Field::FilePmdMapped),
+    (Column::int8("shared_hugetlb"), Field::SharedHugetlb),
+    (Column::int8("private_hugetlb"), Field::PrivateHugetlb),
+    (Column::int8("swap"), Field::Swap),
+    (Column::int8("swap_pss"), Field::SwapPss),
+    (Column::int8("locked"), Field::Locked),
+];
+
+const ROLLUP_COLUMNS: [Column; ROLLUP.len()] = {
+    let mut columns = [Column::int8(""); ROLLUP.len()];
+    let mut at = 0;
+    while at < columns.len() {
+        columns[at] = ROLLUP[at].0;
+        at += 1;
+    }
+    columns
+};
+
 fn get_all_smaps(call: &Call) {
     let mut rows = ResultSet::start(call, &CONTRACT);
     let mut reader = Reader::new();
     let pids: Vec<_> = backends::all().iter().map(|backend| backend.pid).collect();
-    read_mappings(&mut reader, &pids, |pid, mapping| put_contract_row(&mut rows, pid, mapping));
+    read_mappings(&mut reader, &pids, c"smaps", |pid, mapping| put_contract_row(&mut rows, pid, mapping));
     reader.warn_of_denied();
 }
 
@@ -118,12 +161,27 @@ fn smaps_of_process(call: &Call) {
     let Some(pid) = call.int4(0) else { return };
     let mut reader = Reader::new();
     let landmarks = landmarks::find();
-    read_mappings(&mut reader, &[pid], |_, mapping| put_row(&mut rows, mapping, landmarks.category(&mapping.header)));
+    read_mappings(&mut reader, &[pid], c"smaps", |_, mapping| {
+        put_row(&mut rows, mapping, landmarks.category(&mapping.header))
+    });
     reader.warn_if_denied(pid);
 }
 
-fn read_mappings(reader: &mut Reader, pids: &[Pid], mut put: impl FnMut(Pid, &Mapping)) {
-    reader.read_each(pids, c"smaps", |pid, text| {
+fn rollup_of_process(call: &Call) {
+    let mut rows = ResultSet::start(call, &ROLLUP_COLUMNS);
+    let Some(pid) = call.int4(0) else { return };
+    let mut reader = Reader::new();
+    read_mappings(&mut reader, &[pid], c"smaps_rollup", |_, rollup| {
+        for (_, field) in ROLLUP {
+            rows.int8(bytes(rollup, field));
+        }
+        rows.end_row();
+    });
+    reader.warn_if_denied(pid);
+}
+
+fn read_mappings(reader: &mut Reader, pids: &[Pid], file: &CStr, mut put: impl FnMut(Pid, &Mapping)) {
+    reader.read_each(pids, file, |pid, text| {
         for mapping in smaps::mappings(text.bytes) {
             put(pid, &mapping.unwrap_or_else(|malformed| raise_malformed(&text, &malformed)));
         }
@@ -154,10 +212,7 @@ fn put_contract_row(rows: &mut ResultSet, pid: Pid, mapping: &Mapping) {
 
 /// A key that the kernel does not print is NULL here.
 fn put_row(rows: &mut ResultSet, mapping: &Mapping, category: Category) {
-    let number = |field| match mapping.value(field) {
-        Value::Absent | Value::Unusable => None,
-        Value::Number(number) => Some(number),
-    };
+    let number = |field| number(mapping, field);
     let int8 = |number: u64| i64::try_from(number).ok();
     rows.text(Some(mapping.header.start));
     rows.text(Some(mapping.header.end));
@@ -168,10 +223,23 @@ fn put_row(rows: &mut ResultSet, mapping: &Mapping, category: Category) {
     rows.text((!mapping.header.path.is_empty()).then_some(mapping.header.path));
     rows.text(Some(category.name().as_bytes()));
     for field in Field::KILOBYTES {
-        rows.int8(number(field).and_then(|kilobytes| kilobytes.checked_mul(1024)).and_then(int8));
+        rows.int8(bytes(mapping, field));
     }
     rows.bool(number(Field::ThpEligible).map(|flag| flag != 0));
     rows.int4(number(Field::ProtectionKey).and_then(|key| i32::try_from(key).ok()));
     rows.text(mapping.vm_flags());
     rows.end_row();
+}
+
+/// A field's number. `None` if the kernel does not print one.
+fn number(mapping: &Mapping, field: Field) -> Option<u64> {
+    match mapping.value(field) {
+        Value::Absent | Value::Unusable => None,
+        Value::Number(number) => Some(number),
+    }
+}
+
+/// A quantity in bytes. `None` too if bigint cannot hold it.
+fn bytes(mapping: &Mapping, field: Field) -> Option<i64> {
+    i64::try_from(number(mapping, field)?.checked_mul(1024)?).ok()
 }

@@ -17,6 +17,21 @@ impl Running {
         Self::start(Command::new("/proc/self/exe").args(this_waits))
     }
 
+    /// A sibling that has come to rest.
+    pub fn waiting() -> Self {
+        let child = Self::sibling();
+        let threads = || fs::read_dir(format!("/proc/{}/task", child.pid())).unwrap();
+        // The test's own thread reads from its standard input, descriptor 0, and the main thread waits for it.
+        let rests = |tid: &std::ffi::OsStr| {
+            let call = fs::read_to_string(Path::new("/proc").join(tid).join("syscall")).unwrap_or_default();
+            call.starts_with(&format!("{} 0x0 ", libc::SYS_read))
+        };
+        while !threads().any(|thread| rests(&thread.unwrap().file_name())) {
+            std::thread::yield_now();
+        }
+        child
+    }
+
     pub fn stranger() -> Self {
         Self::start(&mut Command::new("cat"))
     }
@@ -30,7 +45,7 @@ impl Running {
     }
 
     /// Ends the process and leaves it a zombie.
-    fn kill(&mut self) {
+    pub fn kill(&mut self) {
         self.0.kill().unwrap();
         while !fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap().contains(") Z ") {
             std::thread::yield_now();
@@ -38,7 +53,7 @@ impl Running {
     }
 
     /// Ends the process and removes it from the process table.
-    fn reap(&mut self) {
+    pub fn reap(&mut self) {
         self.0.kill().unwrap();
         self.0.wait().unwrap();
     }

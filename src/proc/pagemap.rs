@@ -1,0 +1,255 @@
+//! `/proc/PID/pagemap`: which pages of its private mappings a process really holds, and holds alone.
+//!
+//! pagemap has eight bytes for each page of the address space, and a read of them looks at page tables only. smaps tells the
+//! same and more, but walks the pages of shared memory too, again for every process; here only private mappings are
+//! read, so the cost is that of the process's own memory.
+//!
+//! Neighbouring mappings are read together, in large pieces into one buffer. Where a mapping is large, or allows no access,
+//! most of it is likely to be a mere reservation, of up to terabytes; there the kernel is first asked which parts have
+//! pages at all (`PAGEMAP_SCAN`, Linux 6.7). On an older kernel a mapping without access is taken to be empty.
+
+use std::fs::File;
+use std::io;
+use std::mem::size_of;
+use std::ops::Range;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+
+/// What a process holds of some of its memory, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// In RAM, pages of zeros that the kernel shares out included.
+    pub resident: u64,
+    /// In RAM and mapped by nobody else.
+    pub private: u64,
+    /// In swap.
+    pub swap: u64,
+}
+
+/// From this size on a mapping is asked for what has pages at all.
+const LARGE: u64 = 1 << 30;
+
+/// How many pages are read at a time.
+const PIECE: usize = 16 * 1024;
+
+const PRESENT: u64 = 1 << 63;
+const SWAPPED: u64 = 1 << 62;
+const EXCLUSIVE: u64 = 1 << 56;
+
+/// A part of the address space, page by page.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Its addresses.
+    pub range: Range<u64>,
+    /// Whether the process may read, write or execute it.
+    pub has_access: bool,
+}
+
+/// Reads the pagemap of one process.
+pub struct Pagemap<'a> {
+    file: File,
+    page_size: u64,
+    entries: &'a mut Entries,
+}
+
+/// Room for the entries of consecutive pages, used again and again.
+#[derive(Debug, Default)]
+pub struct Entries {
+    bytes: Vec<u8>,
+    /// The page of the first entry.
+    first: u64,
+    count: u64,
+}
+
+impl<'a> Pagemap<'a> {
+    pub(super) fn new(file: File, entries: &'a mut Entries) -> Self {
+        entries.count = 0;
+        // SAFETY: asks for a constant of the system.
+        let page_size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as u64;
+        Pagemap { file, page_size, entries }
+    }
+
+    /// What the process holds of each part; `take` gets it with the part's position. The parts must be in the order of their
+    /// addresses. Calls `between_reads`, which may unwind, after each read.
+    pub fn held(
+        &mut self,
+        parts: &[Part],
+        mut between_reads: impl FnMut(),
+        mut take: impl FnMut(usize, Held),
+    ) -> io::Result<()> {
+        for (at, part) in parts.iter().enumerate() {
+            let mut held = Held::default();
+            let size = part.range.end.saturating_sub(part.range.start);
+            match if part.has_access && size < LARGE { None } else { self.populated(&part.range)? } {
+                Some(populated) => {
+                    for range in populated {
+                        self.count(range.clone(), range.end, &mut held, &mut between_reads)?;
+                    }
+                }
+                None if !part.has_access => {}
+                None => {
+                    let behind =
+                        parts[at..].array_windows().take_while(|[a, b]| a.range.end == b.range.start && is_plain(b));
+                    let until = parts[at + behind.count()].range.end;
+                    self.count(part.range.clone(), until, &mut held, &mut between_reads)?;
+                }
+            }
+            take(at, held);
+        }
+        Ok(())
+    }
+
+    /// Adds up the entries of a range. Reads ahead, no further than to `until`.
+    fn count(
+        &mut self,
+        range: Range<u64>,
+        until: u64,
+        held: &mut Held,
+        between_reads: &mut impl FnMut(),
+    ) -> io::Result<()> {
+        let mut page = range.start / self.page_size;
+        let end = range.end / self.page_size;
+        while page < end {
+            if !self.entries.pages().contains(&page) {
+                self.entries.fill(&self.file, page, until / self.page_size)?;
+                between_reads();
+                if self.entries.count == 0 {
+                    // Beyond what the kernel has entries for.
+                    return Ok(());
+                }
+            }
+            let stop = end.min(self.entries.pages().end);
+            for entry in self.entries.between(page, stop) {
+                let counted = |flags| if entry & flags == flags { self.page_size } else { 0 };
+                held.resident += counted(PRESENT);
+                held.private += counted(PRESENT | EXCLUSIVE);
+                held.swap += counted(SWAPPED);
+            }
+            page = stop;
+        }
+        Ok(())
+    }
+
+    /// The parts of a range that have pages, in RAM or in swap. `None` if this kernel cannot tell.
+    fn populated(&self, range: &Range<u64>) -> io::Result<Option<Vec<Range<u64>>>> {
+        let mut found = Vec::new();
+        let mut regions = [Region::default(); 256];
+        let mut start = range.start;
+        while start < range.end {
+            let mut scan = Scan {
+                size: size_of::<Scan>() as u64,
+                start,
+                end: range.end,
+                vec: regions.as_mut_ptr().addr() as u64,
+                vec_len: regions.len() as u64,
+                category_anyof_mask: PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+                return_mask: PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+                ..Scan::default()
+            };
+            // SAFETY: the kernel writes to `scan`, and to the regions that it points to, no more than it says there are.
+            let count = unsafe { libc::ioctl(self.file.as_raw_fd(), PAGEMAP_SCAN, &raw mut scan) };
+            if count < 0 {
+                let error = io::Error::last_os_error();
+                return match error.raw_os_error() {
+                    Some(libc::EINTR) => continue,
+                    Some(libc::ENOTTY | libc::EINVAL) => Ok(None),
+                    _ => Err(error),
+                };
+            }
+            found.extend(regions[..count as usize].iter().map(|region| region.start..region.end));
+            if scan.walk_end <= start {
+                break;
+            }
+            start = scan.walk_end;
+        }
+        Ok(Some(found))
+    }
+}
+
+fn is_plain(part: &Part) -> bool {
+    part.has_access && part.range.end - part.range.start < LARGE
+}
+
+impl Entries {
+    /// The pages that there are entries of.
+    fn pages(&self) -> Range<u64> {
+        self.first..self.first + self.count
+    }
+
+    /// Reads the entries from a page on, no further than to `until`.
+    fn fill(&mut self, file: &File, page: u64, until: u64) -> io::Result<()> {
+        const ENTRY: usize = size_of::<u64>();
+        if self.bytes.is_empty() {
+            self.bytes.try_reserve_exact(PIECE * ENTRY).map_err(|_| io::Error::from_raw_os_error(libc::ENOMEM))?;
+            self.bytes.resize(PIECE * ENTRY, 0);
+        }
+        let wanted = usize::try_from(until - page).map_or(PIECE, |pages| pages.min(PIECE)) * ENTRY;
+        self.count = 0;
+        self.first = page;
+        let length = loop {
+            match file.read_at(&mut self.bytes[..wanted], page * ENTRY as u64) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => break result?,
+            }
+        };
+        self.count = (length / ENTRY) as u64;
+        Ok(())
+    }
+
+    /// The entries of some of the pages.
+    fn between(&self, start: u64, end: u64) -> impl Iterator<Item = u64> {
+        let (entries, _) = self.bytes.as_chunks();
+        let at = |page: u64| (page - self.first) as usize;
+        entries[at(start)..at(end)].iter().map(|&entry| u64::from_ne_bytes(entry))
+    }
+}
+
+// From linux/fs.h, Linux 6.7. All of it is 64 bits wide.
+
+const PAGE_IS_PRESENT: u64 = 1 << 3;
+const PAGE_IS_SWAPPED: u64 = 1 << 4;
+
+/// `_IOWR('f', 16, struct pm_scan_arg)`
+const PAGEMAP_SCAN: libc::c_ulong =
+    3 << 30 | (size_of::<Scan>() as libc::c_ulong) << 16 | (b'f' as libc::c_ulong) << 8 | 16;
+
+/// `struct pm_scan_arg`
+#[repr(C)]
+#[derive(Default)]
+struct Scan {
+    size: u64,
+    flags: u64,
+    start: u64,
+    end: u64,
+    walk_end: u64,
+    vec: u64,
+    vec_len: u64,
+    max_pages: u64,
+    category_inverted: u64,
+    category_mask: u64,
+    category_anyof_mask: u64,
+    return_mask: u64,
+}
+
+/// `struct page_region`
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Region {
+    start: u64,
+    end: u64,
+    categories: u64,
+}
+
+/// Whether the kernel tells which pages are mapped by one process alone: from 4.2 on.
+pub fn tells_private() -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    is_from(&release, (4, 2))
+}
+
+fn is_from(release: &str, wanted: (u32, u32)) -> bool {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|number| number.parse().ok());
+    matches!((numbers.next(), numbers.next()), (Some(major), Some(minor)) if (major, minor) >= wanted)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,209 @@
+use std::ptr;
+
+use super::*;
+
+const PAGE: u64 = 4096;
+
+fn pagemap(entries: &mut Entries) -> Pagemap<'_> {
+    Pagemap::new(File::open("/proc/self/pagemap").unwrap(), entries)
+}
+
+/// Memory of ours that is mapped, and unmapped when it is dropped.
+struct Area {
+    start: u64,
+    size: u64,
+}
+
+impl Area {
+    fn new(size: u64, protection: i32, flags: i32) -> Self {
+        let flags = flags | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        // SAFETY: a new mapping, at an address that the kernel chooses.
+        let start = unsafe { libc::mmap(ptr::null_mut(), size as usize, protection, flags, -1, 0) };
+        assert_ne!(start, libc::MAP_FAILED, "{}", io::Error::last_os_error());
+        let area = Area { start: start.addr() as u64, size };
+        area.advise(libc::MADV_NOHUGEPAGE);
+        area
+    }
+
+    fn private(size: u64) -> Self {
+        Self::new(size, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE)
+    }
+
+    fn advise(&self, advice: i32) {
+        // SAFETY: the mapping is ours. The advice takes no memory away that is in use.
+        unsafe { libc::madvise(self.at(0), self.size as usize, advice) };
+    }
+
+    fn at(&self, page: u64) -> *mut libc::c_void {
+        ptr::with_exposed_provenance_mut((self.start + page * PAGE) as usize)
+    }
+
+    fn write(&self, page: u64) {
+        // SAFETY: the page is in the mapping, which can be written and nobody else uses.
+        unsafe { self.at(page).cast::<u8>().write_volatile(1) };
+    }
+
+    fn read(&self, page: u64) {
+        // SAFETY: as above.
+        unsafe { self.at(page).cast::<u8>().read_volatile() };
+    }
+
+    fn protect(&self, protection: i32) {
+        // SAFETY: the mapping is ours, and not accessed from now on.
+        assert_eq!(unsafe { libc::mprotect(self.at(0), self.size as usize, protection) }, 0);
+    }
+
+    fn part(&self, has_access: bool) -> Part {
+        Part { range: self.start..self.start + self.size, has_access }
+    }
+}
+
+impl Drop for Area {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours.
+        unsafe { libc::munmap(self.at(0), self.size as usize) };
+    }
+}
+
+fn held(parts: &[Part]) -> Vec<Held> {
+    let mut found = Vec::new();
+    let mut entries = Entries::default();
+    pagemap(&mut entries)
+        .held(
+            parts,
+            || (),
+            |at, held| {
+                assert_eq!(at, found.len());
+                found.push(held);
+            },
+        )
+        .unwrap();
+    found
+}
+
+fn pages(count: u64) -> Held {
+    Held { resident: count * PAGE, private: count * PAGE, swap: 0 }
+}
+
+#[test]
+fn pages_that_were_written() {
+    let area = Area::private(100 * PAGE);
+    assert_eq!(held(&[area.part(true)]), [Held::default()]);
+    [0, 1, 50, 99].iter().for_each(|&page| area.write(page));
+    assert_eq!(held(&[area.part(true)]), [pages(4)]);
+}
+
+#[test]
+fn the_zero_page_is_nobodys() {
+    let area = Area::private(10 * PAGE);
+    (0..10).for_each(|page| area.read(page));
+    assert_eq!(held(&[area.part(true)]), [Held { resident: 10 * PAGE, private: 0, swap: 0 }]);
+}
+
+#[test]
+fn neighbours_are_told_apart() {
+    let area = Area::private(3 * PIECE as u64 * PAGE);
+    let whole = area.part(true).range;
+    let cut = |pages: &[u64]| {
+        let bounds = pages.iter().map(|page| whole.start + page * PAGE);
+        let bounds: Vec<_> = std::iter::once(whole.start).chain(bounds).chain([whole.end]).collect();
+        bounds.windows(2).map(|pair| Part { range: pair[0]..pair[1], has_access: true }).collect::<Vec<_>>()
+    };
+    let piece = PIECE as u64;
+    for page in [0, 1, 2, piece - 1, piece, piece + 7, 3 * piece - 1] {
+        area.write(page);
+    }
+    assert_eq!(held(&cut(&[])), [pages(7)]);
+    assert_eq!(held(&cut(&[1])), [pages(1), pages(6)]);
+    assert_eq!(held(&cut(&[1, 2, piece, piece + 7])), [pages(1), pages(1), pages(2), pages(1), pages(2)]);
+    // Not neighbours: what is between is nobody's.
+    let mut parts = cut(&[1, piece + 8]);
+    parts.remove(1);
+    assert_eq!(held(&parts), [pages(1), pages(1)]);
+}
+
+#[test]
+fn few_reads_for_many_neighbours() {
+    let area = Area::private(1000 * PAGE);
+    let start = area.part(true).range.start;
+    let parts: Vec<_> =
+        (0..1000).map(|n| Part { range: start + n * PAGE..start + (n + 1) * PAGE, has_access: true }).collect();
+    let mut entries = Entries::default();
+    let mut reads = 0;
+    pagemap(&mut entries).held(&parts, || reads += 1, |_, _| ()).unwrap();
+    assert_eq!(reads, 1);
+}
+
+/// Whether this kernel can tell which parts have pages.
+fn can_scan() -> bool {
+    let area = Area::private(PAGE);
+    let can = pagemap(&mut Entries::default()).populated(&area.part(true).range).unwrap().is_some();
+    if !can {
+        eprintln!("skipped: PAGEMAP_SCAN came with Linux 6.7");
+    }
+    can
+}
+
+#[test]
+fn pages_behind_no_access() {
+    if !can_scan() {
+        return;
+    }
+    let area = Area::private(1000 * PAGE);
+    [3, 4, 700].iter().for_each(|&page| area.write(page));
+    area.protect(libc::PROT_NONE);
+    assert_eq!(held(&[area.part(false)]), [pages(3)]);
+}
+
+#[test]
+fn huge_reservations_cost_no_more_than_their_pages() {
+    if !can_scan() {
+        return;
+    }
+    for protection in [libc::PROT_NONE, libc::PROT_READ | libc::PROT_WRITE] {
+        let area = Area::new(1 << 44, protection, libc::MAP_PRIVATE);
+        let has_access = protection != libc::PROT_NONE;
+        let mut written = 0;
+        if has_access {
+            // More parts than are found at a time, and one at the very end.
+            (0..600).for_each(|n| area.write(n * 1_000_003));
+            area.write((1 << 44) / PAGE - 1);
+            written = 601;
+        }
+        let mut entries = Entries::default();
+        let (mut reads, mut found) = (0, Held::default());
+        pagemap(&mut entries).held(&[area.part(has_access)], || reads += 1, |_, held| found = held).unwrap();
+        assert_eq!(found, pages(written));
+        // A read of all of it would be 65536 times as many.
+        assert_eq!(reads, written);
+    }
+}
+
+#[test]
+fn beyond_the_end_there_is_nothing() {
+    let vsyscall = Part { range: 0xffff_ffff_ff60_0000..0xffff_ffff_ff60_1000, has_access: true };
+    assert_eq!(held(&[vsyscall]), [Held::default()]);
+    assert_eq!(held(&[]), []);
+}
+
+#[test]
+fn a_failed_read_is_an_error() {
+    let mut entries = Entries::default();
+    let mut pagemap = Pagemap::new(File::open("/").unwrap(), &mut entries);
+    let part = Part { range: PAGE..2 * PAGE, has_access: true };
+    assert!(pagemap.held(&[part], || (), |_, _| ()).is_err());
+}
+
+#[test]
+fn releases_of_kernels() {
+    for (release, expected) in [
+        ("6.18.5\n", true),
+        ("4.2.0-rc1", true),
+        ("4.1.99", false),
+        ("3.10.0-1160.el7", false),
+        ("10.0", true),
+        ("", false),
+    ] {
+        assert_eq!(is_from(release, (4, 2)), expected, "{release}");
+    }
+}

@@ -1,0 +1,185 @@
+"""Private memory: pg_meminfo_private(pid) beside smaps, for memory of every kind."""
+
+import pathlib
+
+import psycopg
+import pytest
+from conftest import preload, start_cluster, wait_until
+
+PRIVATE = "SELECT category, mappings, virtual_size, private FROM pg_meminfo_private(%(pid)s) ORDER BY category"
+SMAPS = """
+    SELECT category, count(*), sum(size)::bigint, sum(private_clean + private_dirty + private_hugetlb)::bigint
+    FROM pg_meminfo_smaps(%(pid)s) WHERE permissions ~ 'p$' GROUP BY category ORDER BY category
+"""
+
+
+def assert_same(connection, pid):
+    """Of a process that does nothing, both say the same to the kilobyte. Other processes come and go, and with them what it
+    shares."""
+
+    def both():
+        return [connection.execute(query, {"pid": pid}).fetchall() for query in (PRIVATE, SMAPS, PRIVATE)]
+
+    rows = None
+
+    def agree():
+        nonlocal rows
+        rows = both()
+        return rows[0] == rows[1] == rows[2] != []
+
+    try:
+        wait_until(agree)
+    except AssertionError:
+        assert rows[0] == rows[1]
+        raise
+    return {category: private for category, _, _, private in rows[0]}
+
+
+def test_as_smaps_has_it(cluster, connection):
+    with cluster.sessions(3) as sessions:
+        for session in sessions:
+            private = assert_same(connection, session.info.backend_pid)
+            assert private["malloc"] > 100_000
+        for (pid,) in connection.execute("SELECT pid FROM pg_meminfo WHERE backend_type IN ('checkpointer', 'background writer')").fetchall():
+            assert_same(connection, pid)
+
+
+def test_a_session_that_only_reads_shared_buffers_holds_nothing_of_them():
+    """Where smaps counts as private what one process alone has touched, shared buffers too."""
+    with start_cluster("shared_buffers = 256MB", "huge_pages = off") as cluster, cluster.connect() as connection:
+        connection.execute("CREATE EXTENSION pg_prewarm")
+        connection.execute("CREATE TABLE big AS SELECT n, repeat('x', 1000) FROM generate_series(1, 100000) AS n")
+        with cluster.connect() as reader:
+            pid = reader.info.backend_pid
+            private = "SELECT sum(private)::bigint FROM pg_meminfo_private(%s)"
+            before = connection.execute(private, [pid]).fetchone()[0]
+            reader.execute("SELECT pg_prewarm('big')")
+            reader.execute("SELECT count(*) FROM big")
+            [(rss_shmem, estimate)] = connection.execute("SELECT rss_shmem, private_estimate FROM pg_meminfo WHERE pid = %s", [pid])
+            assert rss_shmem > 100_000_000
+            after = connection.execute(private, [pid]).fetchone()[0]
+            assert after - before < 10_000_000
+            assert estimate < 20_000_000
+
+
+def test_a_sort_is_private_memory_while_it_lasts(cluster, connection):
+    with cluster.connect("work_mem=256MB") as session:
+        query = "SELECT private FROM pg_meminfo_private(%s) WHERE category = 'malloc'"
+
+        def malloc():
+            return connection.execute(query, [session.info.backend_pid]).fetchone()[0]
+
+        before = malloc()
+        session.execute("BEGIN; DECLARE c CURSOR FOR SELECT repeat(n::text, 20) AS t FROM generate_series(1, 1000000) AS n ORDER BY t")
+        session.execute("FETCH 1 FROM c")
+        [(used,)] = session.execute("SELECT sum(total_bytes)::bigint FROM pg_backend_memory_contexts").fetchall()
+        assert malloc() - before > 0.9 * (used - 5_000_000) > 100_000_000
+        session.execute("COMMIT")
+        assert malloc() - before < 10_000_000
+
+
+# In each session: memory of every kind that pagemap and smaps might see differently. Allocated after the fork, for a huge page
+# that is still shared with the postmaster is where they do.
+KINDS = """
+#define _GNU_SOURCE
+#include <pthread.h>
+#include <string.h>
+#include <sys/mman.h>
+#define MB (1024 * 1024L)
+static char *get(long size, int protection, int flags) {
+    char *p = mmap(0, size, protection, flags | MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return p == MAP_FAILED ? 0 : p;
+}
+static void child(void) {
+    char *p;
+    /* Written, then closed to all access. */
+    p = get(3 * MB, PROT_READ | PROT_WRITE, 0); memset(p, 1, MB); mprotect(p, 3 * MB, PROT_NONE);
+    /* Only read: the page of zeros. */
+    p = get(5 * MB, PROT_READ | PROT_WRITE, 0);
+    for (long i = 0; i < 5 * MB; i += 4096) *(volatile char *)(p + i);
+    /* Transparent huge pages, as far as there are any. */
+    p = get(8 * MB, PROT_READ | PROT_WRITE, 0); madvise(p, 8 * MB, MADV_HUGEPAGE); memset(p, 1, 8 * MB);
+    /* Private hugetlb, if there are any. */
+    p = get(4 * MB, PROT_READ | PROT_WRITE, MAP_HUGETLB | MAP_POPULATE); if (p) memset(p, 1, 4 * MB);
+    /* Reservations of 16 TiB, one of them with a few pages in it. */
+    p = get(16 * 1024 * 1024 * MB, PROT_READ | PROT_WRITE, 0);
+    if (p) { madvise(p, 16 * 1024 * 1024 * MB, MADV_NOHUGEPAGE); for (int i = 0; i < 10; i++) p[i * 1024 * 1024 * MB] = 1; }
+    get(16 * 1024 * 1024 * MB, PROT_NONE, 0);
+    /* Code that can be written. */
+    p = get(MB, PROT_READ | PROT_WRITE | PROT_EXEC, 0); memset(p, 1, MB);
+}
+__attribute__((constructor)) static void start(void) { pthread_atfork(0, 0, child); }
+"""
+
+
+@pytest.fixture
+def huge_pages():
+    """A few hugetlb pages of 2 MB for the time of a test, where they can be had."""
+    setting = pathlib.Path("/proc/sys/vm/nr_hugepages")
+    before = setting.read_text()
+    try:
+        setting.write_text(str(int(before) + 200))
+        yield
+    except OSError:
+        yield
+    finally:
+        if setting.read_text() != before:
+            setting.write_text(before)
+
+
+def test_memory_of_every_kind(tmp_path, huge_pages):
+    with start_cluster("huge_pages = off", LD_PRELOAD=preload(tmp_path, KINDS)) as cluster, cluster.connect() as connection:
+        with cluster.sessions(1) as [session]:
+            private = assert_same(connection, session.info.backend_pid)
+            assert private["malloc"] >= 8 * 2**20 + 10 * 4096
+            # Closed memory is in no category of its own.
+            assert private["other"] >= 2**20
+            assert private["jit"] >= 2**20
+            # A reservation of 16 TiB is read in no time: to read it all would be 32 GB of entries.
+            query = "SELECT sum(virtual_size) > 32::numeric * 2 ^ 40 FROM pg_meminfo_private(%s)"
+            assert connection.execute(query, [session.info.backend_pid]).fetchone() == (True,)
+
+
+def test_huge_pages_that_are_in_shared_memory_are_not_private(huge_pages):
+    try:
+        with start_cluster("huge_pages = on", "shared_buffers = 64MB") as cluster, cluster.connect() as connection:
+            with cluster.sessions(1) as [session]:
+                pid = session.info.backend_pid
+                assert_same(connection, pid)
+                query = "SELECT category, shared_hugetlb + private_hugetlb FROM pg_meminfo_smaps(%s) WHERE shared_hugetlb + private_hugetlb > 0"
+                assert {category for category, _ in connection.execute(query, [pid])} == {"shared_memory"}
+                assert connection.execute("SELECT hugetlb FROM pg_meminfo WHERE pid = %s", [pid]).fetchone()[0] > 0
+    except AssertionError as error:
+        if "did not start" in str(error):
+            pytest.skip("huge pages cannot be had here")
+        raise
+
+
+def test_a_cancel_between_two_reads(cluster, connection):
+    """Of many small processes, and of one that is large."""
+    connection.execute("SET statement_timeout = '100ms'")
+    with pytest.raises(psycopg.errors.QueryCanceled):
+        connection.execute("SELECT count(*) FROM generate_series(1, 1000000), LATERAL pg_meminfo_private(pg_backend_pid() + 0 * generate_series)")
+    connection.execute("RESET statement_timeout")
+    assert connection.execute("SELECT count(*) > 3 FROM pg_meminfo_private(pg_backend_pid())").fetchone() == (True,)
+
+
+def test_rollup_is_the_sum_of_the_mappings(cluster, connection):
+    sums = "rss pss pss_dirty shared_clean shared_dirty private_clean private_dirty referenced anonymous swap locked".split()
+    with cluster.sessions(1) as [session]:
+        pid = session.info.backend_pid
+        rollup = f"SELECT {', '.join(sums)} FROM pg_meminfo_rollup({pid})"
+        summed = f"SELECT {', '.join(f'sum({name})::bigint' for name in sums)} FROM pg_meminfo_smaps({pid})"
+
+        def agree():
+            # Each mapping's PSS is rounded down to a kilobyte.
+            a, b = connection.execute(rollup).fetchone(), connection.execute(summed).fetchone()
+            close = all(0 <= a[n] - b[n] < 1024 * 300 for n in (1, 2, 10))
+            return close and all(a[n] == b[n] for n in range(len(sums)) if n not in (1, 2, 10))
+
+        wait_until(agree)
+        parts = f"SELECT pss - pss_anon - pss_file - pss_shmem FROM pg_meminfo_rollup({pid})"
+        assert abs(connection.execute(parts).fetchone()[0]) <= 3 * 1024
+    for stranger in 1, 0, -1, 2**31 - 1:
+        for function in "rollup", "private":
+            assert connection.execute(f"SELECT count(*) FROM pg_meminfo_{function}(%s)", [stranger]).fetchone() == (0,)
