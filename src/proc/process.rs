@@ -150,11 +150,8 @@ impl Family {
     /// Whether the process runs the family's program. A process whose program we may not see counts as one that does:
     /// it is a child of the parent, and not to be able to read it is worth a word to the user.
     fn runs_our_program(&self, process: &Process) -> Result<bool, Error> {
-        let program = process
-            .open(c"exe", libc::O_PATH)
-            .and_then(|file| file.metadata().map_err(|source| Error::of(source, || process.path.join("exe"))));
-        match program {
-            Ok(metadata) => Ok(FileId::from(metadata) == self.program),
+        match process.file_id(c"exe") {
+            Ok(program) => Ok(program == self.program),
             Err(Error::Denied) => Ok(true),
             Err(error) => Err(error),
         }
@@ -229,9 +226,9 @@ impl Process {
         self.look_again()
     }
 
-    /// Reads the whole of several small files into `buffer`, and proves that they are those of one process, as
-    /// [`Process::read`] does.
-    pub fn read_all<'b, const N: usize>(
+    /// Reads several small files into `buffer`, each with a single read(2), which gives all of what the kernel prints at once.
+    /// Proves nothing: the last of the files must.
+    pub(super) fn read_small<'b, const N: usize>(
         &self,
         names: [&CStr; N],
         buffer: &'b mut Buffer,
@@ -239,12 +236,21 @@ impl Process {
         buffer.clear();
         let mut ends = [0; N];
         for (end, name) in ends.iter_mut().zip(names) {
-            self.append(name, buffer, || ControlFlow::Continue(()))?;
+            let mut file = self.open(name, libc::O_RDONLY)?;
+            buffer.append_once(&mut file).map_err(|source| Error::of(source, || self.path(name)))?;
             *end = buffer.length;
         }
-        self.look_again()?;
         let mut start = 0;
         Ok(ends.map(|end| &buffer.text()[mem::replace(&mut start, end)..end]))
+    }
+
+    /// What the process calls itself.
+    pub fn title<'b>(&self, buffer: &'b mut Buffer) -> Result<&'b [u8], Error> {
+        self.read(c"cmdline", buffer, || ControlFlow::Continue(()))?;
+        // It stands where the arguments were, and is filled up with blanks or zero bytes.
+        let is_padding = |byte: &u8| matches!(byte, 0 | b' ');
+        let text = buffer.text();
+        Ok(&text[..text.iter().rposition(|byte| !is_padding(byte)).map_or(0, |last| last + 1)])
     }
 
     /// When the process was started, in microseconds since the epoch. As exact as the kernel's clock ticks, and as stable as
@@ -286,6 +292,19 @@ impl Process {
     pub(super) fn malformed(&self, name: &CStr) -> Error {
         let source = io::Error::new(io::ErrorKind::InvalidData, "not in the form that proc(5) describes");
         Error::Failure(Failure { path: self.path(name), source })
+    }
+
+    /// Which file one of the links in the process's directory leads to.
+    fn file_id(&self, name: &CStr) -> Result<FileId, Error> {
+        let mut stat = MaybeUninit::uninit();
+        // SAFETY: the descriptor is open for as long as `self.directory` lives, `name` ends with a NUL, and `stat` is ours to fill.
+        let failed = unsafe { libc::fstatat(self.directory.as_raw_fd(), name.as_ptr(), stat.as_mut_ptr(), 0) } != 0;
+        if failed {
+            return Err(Error::of(io::Error::last_os_error(), || self.path(name)));
+        }
+        // SAFETY: fstatat() has not failed, and so has filled it.
+        let stat: libc::stat = unsafe { stat.assume_init() };
+        Ok(FileId { device: stat.st_dev, inode: stat.st_ino })
     }
 
     /// Opens one of the process's files, by way of the directory that we hold.
@@ -357,17 +376,20 @@ impl Buffer {
         file: &mut File,
         mut between_reads: impl FnMut() -> ControlFlow<()>,
     ) -> io::Result<ControlFlow<()>> {
-        loop {
-            self.make_space()?;
-            let count = read(file, &mut self.bytes[self.length..])?;
-            if count == 0 {
-                return Ok(ControlFlow::Continue(()));
-            }
-            self.length += count;
+        while self.append_once(file)? > 0 {
             if between_reads().is_break() {
                 return Ok(ControlFlow::Break(()));
             }
         }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// Reads once, behind what was read before, and says how much came.
+    fn append_once(&mut self, file: &mut File) -> io::Result<usize> {
+        self.make_space()?;
+        let count = read(file, &mut self.bytes[self.length..])?;
+        self.length += count;
+        Ok(count)
     }
 
     /// Grows the buffer if a read could need more than is left. To run out of memory is an error here, not the abort that

@@ -2,6 +2,32 @@
 //! however much that is.
 
 use super::kv;
+use super::process::{Buffer, Error, Process};
+
+/// What a process holds, and how the OOM killer ranks it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// What it holds.
+    pub status: Status,
+    /// How likely it is to be killed (oom_score).
+    pub oom_score: Option<i32>,
+    /// What the killer is told to add (oom_score_adj).
+    pub oom_score_adj: Option<i32>,
+}
+
+impl Counters {
+    /// Reads those of a process.
+    pub fn read(process: &Process, buffer: &mut Buffer) -> Result<Self, Error> {
+        let [score, adj, status] = process.read_small([c"oom_score", c"oom_score_adj", c"status"], buffer)?;
+        let status = Status::parse(status);
+        // A process that exits has no address space any more, and stays the one that we hold. So this proves what a second
+        // look at stat would.
+        if status.virtual_size.is_none() {
+            return Err(Error::Gone);
+        }
+        Ok(Counters { status, oom_score: kv::signed(score), oom_score_adj: kv::signed(adj) })
+    }
+}
 
 /// Memory counters of a process, in bytes. `None` where the kernel does not print the key, or not as a number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -65,6 +91,7 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use super::super::process::tests::{Running, family};
     use super::*;
 
     #[test]
@@ -107,6 +134,22 @@ mod tests {
         assert_eq!(status.rss_anon.unwrap() + status.rss_file.unwrap() + status.rss_shmem.unwrap(), rss);
         assert!(rss <= status.peak_rss.unwrap() && rss <= status.virtual_size.unwrap());
         assert!(status.threads.unwrap() >= 1);
+    }
+
+    #[test]
+    fn counters_of_processes() {
+        let mut child = Running::waiting();
+        let process = family().open(child.pid()).unwrap();
+        let mut buffer = Buffer::default();
+        let counters = Counters::read(&process, &mut buffer).unwrap();
+        let adj = fs::read_to_string(format!("/proc/{}/oom_score_adj", child.pid())).unwrap();
+        assert_eq!(counters.oom_score_adj, Some(adj.trim().parse().unwrap()));
+        assert!(counters.oom_score.unwrap() >= 0);
+        assert!(counters.status.rss.unwrap() > 0);
+        child.kill();
+        assert!(matches!(Counters::read(&process, &mut buffer), Err(Error::Gone)), "a zombie");
+        child.reap();
+        assert!(matches!(Counters::read(&process, &mut buffer), Err(Error::Gone)), "reaped");
     }
 
     proptest! {

@@ -3,9 +3,8 @@
 use crate::pg::backends;
 use crate::pg::fmgr::{Call, sql_function};
 use crate::pg::srf::{Column, ResultSet};
-use crate::proc::kv;
 use crate::proc::process::{Buffer, Error, Process};
-use crate::proc::status::Status;
+use crate::proc::status::Counters;
 
 use super::reader::{Reader, raise};
 
@@ -40,20 +39,21 @@ fn processes(call: &Call) {
     let postmaster = backends::postmaster_pid();
     let logger = [&backends::title_prefix()[..], b"logger"].concat();
     reader.each_process(|pid, backend, process| {
-        let memory = match process.map(|process| Memory::read(process, &mut buffer)) {
+        let counters = match process.map(|process| Counters::read(process, &mut buffer)) {
             Some(Err(Error::Gone)) => return,
             Some(Err(Error::Failure(failure))) => raise(&failure),
-            Some(Ok(memory)) => memory,
-            None | Some(Err(Error::Denied | Error::Stopped)) => Memory::default(),
+            Some(Ok(counters)) => counters,
+            None | Some(Err(Error::Denied | Error::Stopped)) => Counters::default(),
         };
-        let mut is_logger = || process.is_some_and(|process| has_title(process, &logger, &mut buffer));
+        let mut is_logger =
+            || process.is_some_and(|process| process.title(&mut buffer).is_ok_and(|title| title == logger));
         let backend_type = match backend {
             Some(backend) => backend.type_name(),
             None if pid == postmaster => b"postmaster".to_vec(),
             None if is_logger() => b"logger".to_vec(),
             None => b"starting".to_vec(),
         };
-        let Memory { status, .. } = memory;
+        let status = counters.status;
         let int8 = |number: Option<u64>| number.and_then(|number| i64::try_from(number).ok());
         rows.int4(Some(pid));
         rows.text(Some(&backend_type));
@@ -69,32 +69,8 @@ fn processes(call: &Call) {
         rows.int8(int8(status.locked));
         rows.int8(int8(status.page_tables));
         rows.int4(status.threads.and_then(|threads| i32::try_from(threads).ok()));
-        rows.int4(memory.oom_score);
-        rows.int4(memory.oom_score_adj);
+        rows.int4(counters.oom_score);
+        rows.int4(counters.oom_score_adj);
         rows.end_row();
     });
-}
-
-/// What the files of one process say.
-#[derive(Default)]
-struct Memory {
-    status: Status,
-    oom_score: Option<i32>,
-    oom_score_adj: Option<i32>,
-}
-
-impl Memory {
-    fn read(process: &Process, buffer: &mut Buffer) -> Result<Self, Error> {
-        let [status, score, adj] = process.read_all([c"status", c"oom_score", c"oom_score_adj"], buffer)?;
-        Ok(Memory { status: Status::parse(status), oom_score: kv::signed(score), oom_score_adj: kv::signed(adj) })
-    }
-}
-
-/// Whether a process calls itself that.
-fn has_title(process: &Process, title: &[u8], buffer: &mut Buffer) -> bool {
-    // The title stands where the arguments were, and is filled up with blanks or zero bytes.
-    let is_padding = |byte: &u8| matches!(byte, 0 | b' ');
-    process
-        .read_all([c"cmdline"], buffer)
-        .is_ok_and(|[cmdline]| cmdline.strip_prefix(title).is_some_and(|rest| rest.iter().all(is_padding)))
 }

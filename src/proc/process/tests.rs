@@ -260,11 +260,22 @@ fn small_files_are_read_together() {
     let process = family().open(child.pid()).unwrap();
     let mut buffer = Buffer::default();
     let [adj, cmdline, again] =
-        process.read_all([c"oom_score_adj", c"cmdline", c"oom_score_adj"], &mut buffer).unwrap();
+        process.read_small([c"oom_score_adj", c"cmdline", c"oom_score_adj"], &mut buffer).unwrap();
     assert_eq!(adj, fs::read(format!("/proc/{}/oom_score_adj", child.pid())).unwrap());
     assert_eq!(cmdline, fs::read(format!("/proc/{}/cmdline", child.pid())).unwrap());
     assert_eq!(again, adj);
-    assert!(is_gone(process.read_all([c"oom_score_adj", c"no_such_file"], &mut buffer)));
+    assert!(is_gone(process.read_small([c"oom_score_adj", c"no_such_file"], &mut buffer)));
+}
+
+#[test]
+fn what_a_process_calls_itself() {
+    let mut child = Running::stranger();
+    let process = family().hold(child.pid()).unwrap();
+    let mut buffer = Buffer::default();
+    // Until exec it is called as we are.
+    while process.title(&mut buffer).unwrap() != b"cat" {}
+    child.kill();
+    assert!(is_gone(process.title(&mut buffer)));
 }
 
 #[test]
