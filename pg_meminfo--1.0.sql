@@ -533,3 +533,49 @@ COMMENT ON COLUMN pg_meminfo_mappings.locked IS 'bytes: locked in RAM by mlock, 
 COMMENT ON COLUMN pg_meminfo_mappings.thp_eligible IS 'flag: whether transparent huge pages may be used (THPeligible, Linux 5.0)';
 COMMENT ON COLUMN pg_meminfo_mappings.protection_key IS 'number: memory protection key (ProtectionKey, Linux 4.6, on processors that have them)';
 COMMENT ON COLUMN pg_meminfo_mappings.vm_flags IS 'text: flags of the mapping, two-letter words of proc(5) (VmFlags)';
+
+-- pg_meminfo_segments(): shared memory, each segment once
+CREATE FUNCTION pg_meminfo_segments(
+    OUT kind text,
+    OUT name text,
+    OUT inode bigint,
+    OUT size bigint,
+    OUT resident bigint,
+    OUT huge boolean,
+    OUT processes int,
+    OUT leader_pid int
+) RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'pg_meminfo_segments'
+LANGUAGE C VOLATILE PARALLEL RESTRICTED COST 1000000 ROWS 10;
+
+COMMENT ON FUNCTION pg_meminfo_segments() IS
+'Every shared memory segment that a process of the cluster has mapped, once, from /proc/PID/maps of each. No pages are walked for
+each process: expect a third of a millisecond a process, and 25 ms for each GB of the main segment.
+Sizes are in bytes.
+
+kind (text): main, where shared_buffers are, or dynamic
+name (text): the kernel''s name for it
+inode (number): inode of its file; of a System V segment, its identifier; NULL beyond bigint
+size (bytes): as it is mapped
+resident (bytes): in RAM, whoever has touched it (mincore, or /proc/sysvipc/shm); on huge pages all of it; NULL if it has gone meanwhile
+huge (flag): whether it is on huge pages
+processes (number): attached processes
+leader_pid (identifier): the process that all who are attached are, or are parallel workers of; NULL otherwise';
+
+-- pg_meminfo_segments: the same, as a view
+CREATE VIEW pg_meminfo_segments AS
+    SELECT s.kind, s.name, s.inode, s.size, s.resident, s.huge, s.processes, s.leader_pid
+    FROM pg_meminfo_segments() s;
+
+GRANT SELECT ON pg_meminfo_segments TO PUBLIC;
+
+COMMENT ON VIEW pg_meminfo_segments IS
+'Every shared memory segment of the cluster, once: pg_meminfo_segments().';
+COMMENT ON COLUMN pg_meminfo_segments.kind IS 'text: main, where shared_buffers are, or dynamic';
+COMMENT ON COLUMN pg_meminfo_segments.name IS 'text: the kernel''s name for it';
+COMMENT ON COLUMN pg_meminfo_segments.inode IS 'number: inode of its file; of a System V segment, its identifier; NULL beyond bigint';
+COMMENT ON COLUMN pg_meminfo_segments.size IS 'bytes: as it is mapped';
+COMMENT ON COLUMN pg_meminfo_segments.resident IS 'bytes: in RAM, whoever has touched it (mincore, or /proc/sysvipc/shm); on huge pages all of it; NULL if it has gone meanwhile';
+COMMENT ON COLUMN pg_meminfo_segments.huge IS 'flag: whether it is on huge pages';
+COMMENT ON COLUMN pg_meminfo_segments.processes IS 'number: attached processes';
+COMMENT ON COLUMN pg_meminfo_segments.leader_pid IS 'identifier: the process that all who are attached are, or are parallel workers of; NULL otherwise';

@@ -23,6 +23,7 @@ SELECT count(*) FROM pg_meminfo;
 SELECT count(*) FROM pg_meminfo_mappings;
 SELECT count(*) FROM pg_meminfo_rollup(pg_backend_pid());
 SELECT count(*) FROM pg_meminfo_private(pg_backend_pid());
+SELECT count(*) FROM pg_meminfo_segments;
 -- Without a call there is nothing to refuse
 SELECT count(*) FROM pg_meminfo_smaps(NULL);
 RESET ROLE;

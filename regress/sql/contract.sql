@@ -76,7 +76,8 @@ ORDER BY proname;
 -- Columns of a view and of the function it shows have the same units and meanings
 SELECT attrelid::regclass AS view, attname AS column_that_differs
 FROM view_columns v, functions f
-WHERE (attrelid, proname) IN (('pg_meminfo'::regclass, 'pg_meminfo_processes'), ('pg_meminfo_mappings'::regclass, 'pg_meminfo_smaps'))
+WHERE (attrelid, proname) IN (('pg_meminfo'::regclass, 'pg_meminfo_processes'), ('pg_meminfo_mappings'::regclass, 'pg_meminfo_smaps'),
+        ('pg_meminfo_segments'::regclass, 'pg_meminfo_segments'))
     AND attname = ANY (proargnames) AND attname NOT IN ('pid', 'backend_type')
     AND strpos(obj_description(f.oid, 'pg_proc'),
         regexp_replace(col_description(attrelid, attnum), '^(.*?): ', format('%s (\1): ', attname))) = 0;

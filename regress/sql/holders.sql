@@ -64,6 +64,13 @@ SELECT count(*) FROM pg_meminfo_rollup(NULL);
 SELECT m.private_estimate >= (SELECT sum(private) FROM pg_meminfo_private(m.pid) WHERE category = 'malloc') AS bound
 FROM pg_meminfo m WHERE backend_type = 'checkpointer';
 
+-- The main segment, once, attached by all
+SELECT kind, size >= pg_size_bytes(current_setting('shared_buffers')) AS size, resident BETWEEN 1000000 AND size AS resident,
+    processes >= 4 AS processes, leader_pid
+FROM pg_meminfo_segments WHERE kind = 'main';
+SELECT count(*) = count(DISTINCT (name, inode)) AS once, bool_and(resident <= size) AS resident,
+    bool_and(processes > 0) AS processes FROM pg_meminfo_segments;
+
 -- Memory that a session takes is its own
 SET jit = off;
 CREATE TEMP TABLE before AS SELECT private_estimate, peak_rss FROM pg_meminfo WHERE pid = pg_backend_pid();

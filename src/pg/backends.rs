@@ -56,6 +56,17 @@ impl Backend {
     }
 }
 
+/// The pid of the leader, if a process is a parallel worker: leader_pid of pg_stat_activity, at this moment.
+pub fn leader(pid: i32) -> Option<i32> {
+    // SAFETY: takes and releases its own lock.
+    let process = unsafe { pg_sys::BackendPidGetProc(pid) };
+    // SAFETY: null, or an entry of an array in shared memory, which is always there.
+    let leader = unsafe { process.as_ref() }?.lockGroupLeader;
+    // SAFETY: as above. It may be another process's by now, as it may be in pg_stat_activity.
+    let leader = unsafe { leader.as_ref() }?.pid;
+    (leader != pid && leader != 0).then_some(leader)
+}
+
 /// What the title of a process of this cluster starts with.
 pub fn title_prefix() -> Vec<u8> {
     // SAFETY: reads a setting that is fixed at server start.

@@ -8,7 +8,7 @@
 //! threads, hence:
 //!
 //! - It calls nothing of the program's, and has every signal blocked: handlers run in the program's own thread.
-//! - It is joined before [`read_each`] returns or unwinds. After each read it looks whether it is to stop.
+//! - It is joined before [`read_each`] returns or unwinds, as soon as it has read the file that it is reading.
 //! - It holds at most [`DESCRIPTORS`] descriptors at a time, and none while it waits.
 //! - If the program exits from within `take` or `between`, without unwinding, there is nothing to be done: the thread ends
 //!   with the process, and owns nothing that outlives it.
@@ -19,11 +19,10 @@
 use std::ffi::CStr;
 use std::io;
 use std::mem::MaybeUninit;
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::ptr;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::{self, Scope};
 use std::time::Duration;
@@ -60,7 +59,7 @@ pub fn read_each(
     mut between: impl FnMut(),
     mut take: impl FnMut(Pid, Result<Text<'_>, Error>),
 ) {
-    let work = Work { family, pids, name, next: AtomicUsize::new(0), stop: AtomicBool::new(false) };
+    let work = Work { family, pids, name, next: AtomicUsize::new(0) };
     let threads = threads.min(pids.len());
     if threads > 1 {
         read_ahead(&work, threads, &mut between, &mut take);
@@ -69,10 +68,7 @@ pub fn read_each(
     let mut buffer = Buffer::default();
     while let Some(pid) = work.next() {
         between();
-        let result = work.read(pid, &mut buffer, || {
-            between();
-            ControlFlow::Continue(())
-        });
+        let result = work.read(pid, &mut buffer, &mut between);
         take(pid, result.map(|path| Text { path, bytes: buffer.text() }));
     }
 }
@@ -83,7 +79,6 @@ struct Work<'a> {
     pids: &'a [Pid],
     name: &'a CStr,
     next: AtomicUsize,
-    stop: AtomicBool,
 }
 
 impl Work<'_> {
@@ -93,12 +88,7 @@ impl Work<'_> {
     }
 
     /// Reads a process's file, and returns where it is.
-    fn read(
-        &self,
-        pid: Pid,
-        buffer: &mut Buffer,
-        between_reads: impl FnMut() -> ControlFlow<()>,
-    ) -> Result<PathBuf, Error> {
+    fn read(&self, pid: Pid, buffer: &mut Buffer, between_reads: impl FnMut()) -> Result<PathBuf, Error> {
         let process = self.family.open(pid)?;
         process.read(self.name, buffer, between_reads)?;
         Ok(process.path(self.name))
@@ -122,10 +112,9 @@ fn read_ahead(
     let (give_done, done) = mpsc::channel();
     let empty = Mutex::new(empty);
     thread::scope(|scope| {
-        // Dropped before the threads are joined, however this closure ends. That ends a thread which waits for a buffer,
-        // and one that reads.
+        // Dropped before the threads are joined, however this closure ends. That ends a thread, when it waits for a buffer
+        // or has something to give.
         let (give_empty, done) = (give_empty, done);
-        let _stop = SetAtEnd(&work.stop);
 
         for _ in 0..2 * start_threads(scope, threads, work, &empty, give_done) {
             give_empty.send(Buffer::default()).expect("the receiver outlives the scope");
@@ -159,10 +148,7 @@ fn run_thread(work: &Work<'_>, empty: &Mutex<Receiver<Buffer>>, give_done: &Send
     while let Some(mut buffer) = next_empty()
         && let Some(pid) = work.next()
     {
-        let result = work.read(pid, &mut buffer, || match work.stop.load(Ordering::Relaxed) {
-            true => ControlFlow::Break(()),
-            false => ControlFlow::Continue(()),
-        });
+        let result = work.read(pid, &mut buffer, || ());
         if give_done.send(Done { pid, result, buffer }).is_err() {
             return;
         }
@@ -178,15 +164,6 @@ fn receive(done: &Receiver<Done>, between: &mut impl FnMut()) -> Option<Done> {
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return None,
         }
-    }
-}
-
-/// Sets a flag when it is dropped.
-struct SetAtEnd<'a>(&'a AtomicBool);
-
-impl Drop for SetAtEnd<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
     }
 }
 

@@ -9,5 +9,6 @@ pub mod maps;
 pub mod pagemap;
 pub mod private;
 pub mod process;
+pub mod segment;
 pub mod smaps;
 pub mod status;

@@ -1,7 +1,6 @@
 //! What a process holds privately, by what it is for: maps says where the private mappings are, pagemap what is in them.
 
 use std::io;
-use std::ops::ControlFlow;
 
 use memchr::memchr;
 
@@ -39,10 +38,7 @@ pub fn by_category(
     mut between: impl FnMut(),
 ) -> Result<[Usage; Category::COUNT], Error> {
     let Scratch { buffer, entries, parts, categories } = scratch;
-    process.read(c"maps", buffer, || {
-        between();
-        ControlFlow::Continue(())
-    })?;
+    process.read(c"maps", buffer, &mut between)?;
     parts.clear();
     categories.clear();
     let mut rest = buffer.text();
@@ -108,7 +104,7 @@ mod tests {
         let process = family().open(child.pid()).unwrap();
         let usages = usages(&process).unwrap();
         let mut buffer = Buffer::default();
-        process.read(c"smaps", &mut buffer, || ControlFlow::Continue(())).unwrap();
+        process.read(c"smaps", &mut buffer, || ()).unwrap();
         let mut expected = [(0, 0, 0); Category::COUNT];
         for mapping in smaps::mappings(buffer.text()).map(Result::unwrap) {
             let bytes = |field| match mapping.value(field) {

@@ -13,7 +13,6 @@ use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read};
 use std::iter;
 use std::mem::{self, MaybeUninit};
-use std::ops::ControlFlow;
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -33,8 +32,6 @@ pub enum Error {
     Gone,
     /// It is there, but the kernel does not let us read it.
     Denied,
-    /// The caller had us stop. It says nothing about the process.
-    Stopped,
     /// Something else has failed. It says nothing about the process.
     Failure(Failure),
 }
@@ -118,9 +115,9 @@ impl Family {
     pub fn pids(&self, buffer: &mut Buffer) -> Result<Vec<Pid>, Failure> {
         let path = PathBuf::from(format!("/proc/{0}/task/{0}/children", self.parent));
         buffer.clear();
-        let read = File::open(&path).and_then(|mut file| buffer.append(&mut file, || ControlFlow::Continue(())));
+        let read = File::open(&path).and_then(|mut file| buffer.append(&mut file, || ()));
         let children = match read.map_err(|source| Error::of(source, || path)) {
-            Ok(_) => {
+            Ok(()) => {
                 let words = buffer.text().split(|&byte| byte == b' ');
                 words.filter_map(|word| Pid::try_from(kv::decimal(word)?).ok()).collect()
             }
@@ -140,7 +137,7 @@ impl Family {
             let Some(pid) = kv::decimal(name.as_bytes()).and_then(|pid| Pid::try_from(pid).ok()) else { continue };
             match self.hold(pid) {
                 Ok(process) if process.identity.parent == self.parent => children.push(pid),
-                Ok(_) | Err(Error::Gone | Error::Denied | Error::Stopped) => {}
+                Ok(_) | Err(Error::Gone | Error::Denied) => {}
                 Err(Error::Failure(failure)) => return Err(failure),
             }
         }
@@ -168,7 +165,7 @@ fn unseen(pid: Pid, error: Error) -> Error {
             let exists = pid > 0 && unsafe { libc::kill(pid, 0) } == 0;
             if exists { Error::Denied } else { Error::Gone }
         }
-        Error::Stopped | Error::Failure(_) => error,
+        Error::Failure(_) => error,
     }
 }
 
@@ -214,13 +211,8 @@ impl Process {
     }
 
     /// Reads the whole of one of the process's files into `buffer`, and proves that it is whole: the process is still the
-    /// same, and alive. `between_reads` is called after each read, says whether to go on, and may unwind.
-    pub fn read(
-        &self,
-        name: &CStr,
-        buffer: &mut Buffer,
-        between_reads: impl FnMut() -> ControlFlow<()>,
-    ) -> Result<(), Error> {
+    /// same, and alive. `between_reads` is called after each read, and may unwind.
+    pub fn read(&self, name: &CStr, buffer: &mut Buffer, between_reads: impl FnMut()) -> Result<(), Error> {
         buffer.clear();
         self.append(name, buffer, between_reads)?;
         self.look_again()
@@ -246,7 +238,7 @@ impl Process {
 
     /// What the process calls itself.
     pub fn title<'b>(&self, buffer: &'b mut Buffer) -> Result<&'b [u8], Error> {
-        self.read(c"cmdline", buffer, || ControlFlow::Continue(()))?;
+        self.read(c"cmdline", buffer, || ())?;
         // It stands where the arguments were, and is filled up with blanks or zero bytes.
         let is_padding = |byte: &u8| matches!(byte, 0 | b' ');
         let text = buffer.text();
@@ -260,18 +252,9 @@ impl Process {
     }
 
     /// Reads one of the process's files behind what is in the buffer.
-    fn append(
-        &self,
-        name: &CStr,
-        buffer: &mut Buffer,
-        between_reads: impl FnMut() -> ControlFlow<()>,
-    ) -> Result<(), Error> {
+    fn append(&self, name: &CStr, buffer: &mut Buffer, between_reads: impl FnMut()) -> Result<(), Error> {
         let mut file = self.open(name, libc::O_RDONLY)?;
-        match buffer.append(&mut file, between_reads) {
-            Ok(ControlFlow::Continue(())) => Ok(()),
-            Ok(ControlFlow::Break(())) => Err(Error::Stopped),
-            Err(source) => Err(Error::of(source, || self.path(name))),
-        }
+        buffer.append(&mut file, between_reads).map_err(|source| Error::of(source, || self.path(name)))
     }
 
     /// Proves that the process is still the same, and alive.
@@ -370,18 +353,12 @@ impl Buffer {
         self.length = 0;
     }
 
-    /// Reads a file to its end, or until it is to stop, behind what was read before.
-    fn append(
-        &mut self,
-        file: &mut File,
-        mut between_reads: impl FnMut() -> ControlFlow<()>,
-    ) -> io::Result<ControlFlow<()>> {
+    /// Reads a file to its end, behind what was read before.
+    fn append(&mut self, file: &mut File, mut between_reads: impl FnMut()) -> io::Result<()> {
         while self.append_once(file)? > 0 {
-            if between_reads().is_break() {
-                return Ok(ControlFlow::Break(()));
-            }
+            between_reads();
         }
-        Ok(ControlFlow::Continue(()))
+        Ok(())
     }
 
     /// Reads once, behind what was read before, and says how much came.

@@ -4,4 +4,5 @@ mod landmarks;
 mod private;
 mod processes;
 mod reader;
+mod segments;
 mod smaps;

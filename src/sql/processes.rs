@@ -43,7 +43,7 @@ fn processes(call: &Call) {
             Some(Err(Error::Gone)) => return,
             Some(Err(Error::Failure(failure))) => raise(&failure),
             Some(Ok(counters)) => counters,
-            None | Some(Err(Error::Denied | Error::Stopped)) => Counters::default(),
+            None | Some(Err(Error::Denied)) => Counters::default(),
         };
         let mut is_logger =
             || process.is_some_and(|process| process.title(&mut buffer).is_ok_and(|title| title == logger));

@@ -35,7 +35,6 @@ impl Reader {
                 Err(Error::Gone) => {}
                 Err(Error::Denied) => *denied += 1,
                 Err(Error::Failure(failure)) => raise(&failure),
-                Err(Error::Stopped) => unreachable!("only unwinding stops it"),
             });
         };
         match settings::readers().min(pids.len()) {
@@ -47,16 +46,11 @@ impl Reader {
     /// Hands each process of the cluster to a function: those in pg_stat_activity, and the other children of the
     /// postmaster that run its program. `None` for one that is there and cannot be looked at.
     pub fn each_process(&self, mut take: impl FnMut(Pid, Option<&Backend>, Option<&Process>)) {
-        let mut pids = BTreeMap::new();
-        for pid in self.family.pids(&mut Buffer::default()).unwrap_or_else(|failure| raise(&failure)) {
-            pids.insert(pid, None);
-        }
-        pids.extend(backends::all().into_iter().map(|backend| (backend.pid, Some(backend))));
-        for (pid, backend) in pids {
+        for (pid, backend) in self.candidates() {
             interrupts::check();
             match self.family.open(pid) {
                 Ok(process) => take(pid, backend.as_ref(), Some(&process)),
-                Err(Error::Gone | Error::Stopped) => {}
+                Err(Error::Gone) => {}
                 Err(Error::Denied) => take(pid, backend.as_ref(), None),
                 Err(Error::Failure(failure)) => raise(&failure),
             }
@@ -74,8 +68,18 @@ impl Reader {
                 None
             }
             Err(Error::Failure(failure)) => raise(&failure),
-            Err(Error::Stopped) => unreachable!("only unwinding stops it"),
         }
+    }
+
+    /// The pids of all that may be processes of the cluster.
+    pub fn pids(&self) -> Vec<Pid> {
+        self.candidates().into_keys().collect()
+    }
+
+    fn candidates(&self) -> BTreeMap<Pid, Option<Backend>> {
+        let children = self.family.pids(&mut Buffer::default()).unwrap_or_else(|failure| raise(&failure));
+        let children = children.into_iter().map(|pid| (pid, None));
+        children.chain(backends::all().into_iter().map(|backend| (backend.pid, Some(backend)))).collect()
     }
 
     /// Says how many processes are missing from the result.

@@ -192,3 +192,18 @@ def connection(cluster):
     """A session in the shared cluster."""
     with cluster.connect() as connection:
         yield connection
+
+
+@pytest.fixture
+def huge_pages():
+    """A few hugetlb pages of 2 MB for the time of a test, where they can be had."""
+    setting = pathlib.Path("/proc/sys/vm/nr_hugepages")
+    before = setting.read_text()
+    try:
+        setting.write_text(str(int(before) + 200))
+        yield
+    except OSError:
+        yield
+    finally:
+        if setting.read_text() != before:
+            setting.write_text(before)

@@ -1,7 +1,5 @@
 """Private memory: pg_meminfo_private(pid) beside smaps, for memory of every kind."""
 
-import pathlib
-
 import psycopg
 import pytest
 from conftest import preload, start_cluster, wait_until
@@ -110,21 +108,6 @@ static void child(void) {
 }
 __attribute__((constructor)) static void start(void) { pthread_atfork(0, 0, child); }
 """
-
-
-@pytest.fixture
-def huge_pages():
-    """A few hugetlb pages of 2 MB for the time of a test, where they can be had."""
-    setting = pathlib.Path("/proc/sys/vm/nr_hugepages")
-    before = setting.read_text()
-    try:
-        setting.write_text(str(int(before) + 200))
-        yield
-    except OSError:
-        yield
-    finally:
-        if setting.read_text() != before:
-            setting.write_text(before)
 
 
 def test_memory_of_every_kind(tmp_path, huge_pages):

@@ -89,7 +89,7 @@ pub(in crate::proc) fn family() -> Family {
 
 fn read_all(process: &Process, name: &CStr) -> Result<Vec<u8>, Error> {
     let mut buffer = Buffer::default();
-    process.read(name, &mut buffer, || ControlFlow::Continue(()))?;
+    process.read(name, &mut buffer, || ())?;
     Ok(buffer.text().to_vec())
 }
 
@@ -177,7 +177,6 @@ fn gone_in_mid_file() {
             if reads == 1 {
                 end(&mut child);
             }
-            ControlFlow::Continue(())
         });
         assert!(is_gone(result));
         assert!(reads > 0);
@@ -208,27 +207,10 @@ fn reads_the_whole_file_between_calls() {
     let mut buffer = Buffer::default();
     let mut reads = 0;
     let process = family().open(me()).unwrap();
-    let count = || {
-        reads += 1;
-        ControlFlow::Continue(())
-    };
-    process.read(c"smaps", &mut buffer, count).unwrap();
+    process.read(c"smaps", &mut buffer, || reads += 1).unwrap();
     let smaps = buffer.text();
     assert!(smaps.len() > 4096 && smaps.ends_with(b"\n"));
     assert!(reads > 1, "smaps comes a page at a time");
-}
-
-#[test]
-fn stops_when_it_is_told_to() {
-    let child = Running::sibling();
-    let process = family().open(child.pid()).unwrap();
-    let mut reads = 0;
-    let stop = || {
-        reads += 1;
-        ControlFlow::Break(())
-    };
-    assert!(matches!(process.read(c"smaps", &mut Buffer::default(), stop), Err(Error::Stopped)));
-    assert_eq!((reads, child.held()), (1, 1));
 }
 
 #[test]
@@ -388,7 +370,7 @@ proptest! {
             file.write_all(&content).unwrap();
             io::Seek::rewind(&mut file).unwrap();
             buffer.clear();
-            prop_assert!(buffer.append(&mut file, || ControlFlow::Continue(())).unwrap().is_continue());
+            prop_assert!(buffer.append(&mut file, || ()).is_ok());
             prop_assert!(buffer.text() == content);
         }
     }

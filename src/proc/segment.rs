@@ -1,0 +1,275 @@
+//! Shared memory segments: which there are, who is attached, how much of each is in RAM.
+//!
+//! Segments are found in the maps of the processes that are attached, and each counts once. How much of one is in RAM is asked
+//! of the kernel for the segment as a whole, where smaps would say it again for each process, and only of what that
+//! process has touched: by mincore(2), which looks the pages of a mapping up in the object behind it, or in the
+//! system's table of System V segments.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::ops::Range;
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::ptr;
+
+use memchr::memchr;
+
+use super::category::{Category, Landmarks};
+use super::kv;
+use super::maps::Header;
+use super::process::Pid;
+
+/// A segment of shared memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// Whether it is the main one.
+    pub is_main: bool,
+    /// What the kernel calls it.
+    pub name: Vec<u8>,
+    /// Its inode; of a System V segment, its identifier.
+    pub inode: Option<u64>,
+    /// How large it is mapped, in bytes.
+    pub size: u64,
+    /// The processes that are attached.
+    pub pids: Vec<Pid>,
+    /// Where it is mapped, in the process that was found first. The main segment is at the same place in each.
+    range: Range<u64>,
+}
+
+/// Adds to the segments those that a process's maps show. `None` if that is not of the form of maps.
+pub fn collect(segments: &mut Vec<Segment>, pid: Pid, maps: &[u8], landmarks: &Landmarks) -> Option<()> {
+    let mut rest = maps;
+    while !rest.is_empty() {
+        let (line, behind) = rest.split_at(memchr(b'\n', rest)?);
+        rest = &behind[1..];
+        let header = Header::parse(line)?;
+        let range = header.range()?;
+        let is_main = header.contains(landmarks.in_main_segment);
+        // The guard of the main segment is none.
+        if !header.permissions.ends_with(b"s")
+            || !(is_main || landmarks.category(&header) == Category::DynamicSharedMemory)
+        {
+            continue;
+        }
+        let size = range.end.saturating_sub(range.start);
+        let known = segments
+            .iter_mut()
+            .find(|segment| segment.is_main == is_main && segment.inode == header.inode && segment.name == header.path);
+        match known {
+            None => segments.push(Segment {
+                is_main,
+                name: header.path.to_vec(),
+                inode: header.inode,
+                size,
+                pids: vec![pid],
+                range,
+            }),
+            Some(segment) => {
+                segment.size = segment.size.max(size);
+                if segment.pids.last() != Some(&pid) {
+                    segment.pids.push(pid);
+                }
+            }
+        }
+    }
+    Some(())
+}
+
+impl Segment {
+    /// Whether it is on huge pages. A System V segment never is, in Postgres.
+    pub fn is_huge(&self) -> bool {
+        self.name.starts_with(b"/anon_hugepage")
+    }
+
+    /// How much of the segment is in RAM, in bytes. `None` if that cannot be found out: it has just gone, or its file is not
+    /// ours. Calls `between`, which may unwind, at short intervals.
+    pub fn resident(&self, between: impl FnMut()) -> io::Result<Option<u64>> {
+        if self.is_huge() {
+            // mincore would tell our own pages only. Huge pages are never swapped, and set aside when they are mapped.
+            Ok(Some(self.size))
+        } else if self.is_main {
+            resident_in(&self.range, between).map(Some)
+        } else if self.name.starts_with(b"/SYSV") {
+            let table = fs::read("/proc/sysvipc/shm")?;
+            Ok(self.inode.and_then(|id| resident_of_system_v(&table, id)))
+        } else {
+            self.resident_of_file(between)
+        }
+    }
+
+    fn resident_of_file(&self, between: impl FnMut()) -> io::Result<Option<u64>> {
+        let path = Path::new(std::ffi::OsStr::from_bytes(&self.name));
+        let file = match OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOFOLLOW).open(path) {
+            Ok(file) => file,
+            Err(error) => {
+                return match error.raw_os_error() {
+                    Some(libc::ENOENT | libc::EACCES | libc::EPERM | libc::ELOOP) => Ok(None),
+                    _ => Err(error),
+                };
+            }
+        };
+        let metadata = file.metadata()?;
+        if Some(metadata.ino()) != self.inode || metadata.len() == 0 {
+            return Ok(None);
+        }
+        let mapping = Mapped::new(&file, metadata.len())?;
+        resident_in(&mapping.0, between).map(Some)
+    }
+}
+
+/// A file that is mapped, and never looked at.
+struct Mapped(Range<u64>);
+
+impl Mapped {
+    fn new(file: &File, size: u64) -> io::Result<Self> {
+        // SAFETY: a new mapping, at an address that the kernel chooses.
+        let start = unsafe {
+            libc::mmap(ptr::null_mut(), size as usize, libc::PROT_READ, libc::MAP_SHARED, file.as_raw_fd(), 0)
+        };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let start = start.addr() as u64;
+        Ok(Mapped(start..start + size))
+    }
+}
+
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        let start = ptr::without_provenance_mut(self.0.start as usize);
+        // SAFETY: the mapping is ours, and nothing points into it.
+        unsafe { libc::munmap(start, (self.0.end - self.0.start) as usize) };
+    }
+}
+
+/// How much of a range of our own address space is in RAM, whoever has brought it there.
+fn resident_in(range: &Range<u64>, mut between: impl FnMut()) -> io::Result<u64> {
+    const PAGES: usize = 16 * 1024;
+    // SAFETY: asks for a constant of the system.
+    let page_size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as u64;
+    let mut states = [0; PAGES];
+    let mut resident = 0;
+    let mut start = range.start;
+    while start < range.end {
+        let pages = (range.end - start).div_ceil(page_size).min(PAGES as u64);
+        let address = ptr::without_provenance_mut(start as usize);
+        // SAFETY: the kernel reads the range, which must only be mapped, and writes a byte for each page.
+        if unsafe { libc::mincore(address, (pages * page_size) as usize, states.as_mut_ptr()) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        resident += page_size * states[..pages as usize].iter().map(|state| u64::from(state & 1)).sum::<u64>();
+        start += pages * page_size;
+        between();
+    }
+    Ok(resident)
+}
+
+/// The rss of a segment in the text of /proc/sysvipc/shm.
+fn resident_of_system_v(table: &[u8], id: u64) -> Option<u64> {
+    let mut lines = table.split(|&byte| byte == b'\n').map(words);
+    let names = lines.next()?;
+    let column = |name: &[u8]| names.iter().position(|&found| found == name);
+    let (shmid, rss) = (column(b"shmid")?, column(b"rss")?);
+    let line = lines.find(|line| line.get(shmid).and_then(|word| kv::decimal(word)) == Some(id))?;
+    kv::decimal(line.get(rss)?)
+}
+
+fn words(line: &[u8]) -> Vec<&[u8]> {
+    line.split(|&byte| byte == b' ').filter(|word| !word.is_empty()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn landmarks() -> Landmarks {
+        Landmarks { program: b"/bin/postgres".to_vec(), in_main_segment: 0x7f00_0000_1000, system_v_key: 0x9b_c041 }
+    }
+
+    const MAPS: &[u8] = b"\
+        55a0c0000000-55a0c0001000 r-xp 00000000 fe:01 12                         /bin/postgres\n\
+        7e0000000000-7e0000100000 rw-s 00000000 00:17 77                         /dev/shm/PostgreSQL.77\n\
+        7e0000200000-7e0000300000 rw-s 00000000 00:01 9                          /SYSV7d2a4c11 (deleted)\n\
+        7f0000000000-7f0010000000 rw-s 00000000 00:01 5                          /dev/zero (deleted)\n\
+        7f0020000000-7f0020001000 rw-s 00000000 00:01 3                          /SYSV009bc041 (deleted)\n\
+        7f0030000000-7f0030001000 rw-p 00000000 00:00 0 \n";
+
+    #[test]
+    fn each_segment_once_with_all_that_are_attached() {
+        let mut segments = Vec::new();
+        collect(&mut segments, 1, MAPS, &landmarks()).unwrap();
+        let only_main = MAPS.split_inclusive(|&byte| byte == b'\n').nth(3).unwrap();
+        collect(&mut segments, 2, only_main, &landmarks()).unwrap();
+        let found: Vec<_> = segments
+            .iter()
+            .map(|segment| {
+                (
+                    segment.is_main,
+                    segment.name.escape_ascii().to_string(),
+                    segment.inode,
+                    segment.size,
+                    segment.pids.clone(),
+                )
+            })
+            .collect();
+        let name = str::to_string;
+        assert_eq!(
+            found,
+            [
+                (false, name("/dev/shm/PostgreSQL.77"), Some(77), 0x100000, vec![1]),
+                (false, name("/SYSV7d2a4c11 (deleted)"), Some(9), 0x100000, vec![1]),
+                (true, name("/dev/zero (deleted)"), Some(5), 0x10000000, vec![1, 2]),
+            ]
+        );
+        assert_eq!(collect(&mut segments, 3, b"no maps\n", &landmarks()), None);
+        assert_eq!(collect(&mut segments, 3, &MAPS[..100], &landmarks()), None);
+    }
+
+    #[test]
+    fn residency_of_a_file_that_we_have_not_mapped() {
+        let mut file = tempfile::NamedTempFile::new_in("/dev/shm").unwrap();
+        file.write_all(&[1; 10 * 4096]).unwrap();
+        // A hole.
+        file.as_file().set_len(100 * 4096).unwrap();
+        let segment = Segment {
+            is_main: false,
+            name: file.path().as_os_str().as_bytes().to_vec(),
+            inode: Some(file.as_file().metadata().unwrap().ino()),
+            size: 100 * 4096,
+            pids: vec![],
+            range: 0..0,
+        };
+        let mut calls = 0;
+        assert_eq!(segment.resident(|| calls += 1).unwrap(), Some(10 * 4096));
+        assert_eq!(calls, 1);
+        let another = Segment { inode: Some(1), ..segment.clone() };
+        assert_eq!(another.resident(|| ()).unwrap(), None);
+        drop(file);
+        assert_eq!(segment.resident(|| ()).unwrap(), None);
+    }
+
+    #[test]
+    fn the_table_of_system_v() {
+        let table = b"       key      shmid perms                  size  cpid  lpid nattch   uid   gid  cuid  cgid      atime      dtime      ctime                   rss                  swap\n\
+            10207297          3  1600                    56   555   560      5   105   111   105   111 1795369930 1795369930 1795369928                  4096                     0\n\
+            -2100000         12  1600             146800640   555   560      5   105   111   105   111 1795369930 1795369930 1795369928              20480000                  8192\n";
+        assert_eq!(resident_of_system_v(table, 3), Some(4096));
+        assert_eq!(resident_of_system_v(table, 12), Some(20480000));
+        assert_eq!(resident_of_system_v(table, 4), None);
+        assert_eq!(resident_of_system_v(b"", 4), None);
+    }
+
+    #[test]
+    fn huge_pages_are_resident() {
+        let mut segments = Vec::new();
+        let maps =
+            b"7f0000000000-7f0010000000 rw-s 00000000 00:10 5                          /anon_hugepage (deleted)\n";
+        collect(&mut segments, 1, maps, &landmarks()).unwrap();
+        assert!(segments[0].is_huge() && segments[0].is_main);
+        assert_eq!(segments[0].resident(|| ()).unwrap(), Some(0x10000000));
+    }
+}

@@ -1,0 +1,60 @@
+//! Shared memory, each segment once: `pg_meminfo_segments()`.
+
+use crate::pg::fmgr::{Call, sql_function};
+use crate::pg::srf::{Column, ResultSet};
+use crate::pg::{backends, error, interrupts};
+use crate::proc::segment::{self, Segment};
+
+use super::landmarks;
+use super::reader::{Reader, raise_malformed};
+
+sql_function! {
+    /// `pg_meminfo_segments()`
+    "pg_meminfo_segments", "pg_finfo_pg_meminfo_segments" => pg_meminfo_segments, pg_meminfo_segments_info, segments
+}
+
+const SEGMENTS: [Column; 8] = [
+    Column::text("kind"),
+    Column::text("name"),
+    Column::int8("inode"),
+    Column::int8("size"),
+    Column::int8("resident"),
+    Column::bool("huge"),
+    Column::int4("processes"),
+    Column::int4("leader_pid"),
+];
+
+fn segments(call: &Call) {
+    let mut rows = ResultSet::start(call, &SEGMENTS);
+    let mut reader = Reader::new();
+    let landmarks = landmarks::find();
+    let mut segments = Vec::new();
+    let pids = reader.pids();
+    reader.read_each(&pids, c"maps", |pid, text| {
+        if segment::collect(&mut segments, pid, text.bytes, &landmarks).is_none() {
+            raise_malformed(&text, &"A line is not in the form that proc(5) describes.");
+        }
+    });
+    let int8 = |number: u64| i64::try_from(number).ok();
+    for segment in &segments {
+        let resident = segment.resident(interrupts::check);
+        let resident = resident.unwrap_or_else(|source| error::raise_file_access("/proc/self/maps".as_ref(), &source));
+        rows.text(Some(if segment.is_main { b"main" } else { b"dynamic" }));
+        rows.text(Some(&segment.name));
+        rows.int8(segment.inode.and_then(int8));
+        rows.int8(int8(segment.size));
+        rows.int8(resident.and_then(int8));
+        rows.bool(Some(segment.is_huge()));
+        rows.int4(i32::try_from(segment.pids.len()).ok());
+        rows.int4(leader(segment));
+        rows.end_row();
+    }
+    reader.warn_of_denied();
+}
+
+/// The leader that all who are attached share, if so.
+fn leader(segment: &Segment) -> Option<i32> {
+    let mut leaders = segment.pids.iter().map(|&pid| backends::leader(pid).unwrap_or(pid));
+    let first = leaders.next()?;
+    (!segment.is_main && leaders.all(|leader| leader == first)).then_some(first)
+}

@@ -1,0 +1,113 @@
+"""Shared memory, each segment once: pg_meminfo_segments."""
+
+import os
+import pathlib
+
+import pytest
+from conftest import start_cluster, wait_until
+from test_reading import traced
+
+MB = 2**20
+
+
+def segments(connection, kind):
+    query = "SELECT name, inode, size, resident, huge, processes, leader_pid FROM pg_meminfo_segments WHERE kind = %s"
+    return connection.execute(query, [kind]).fetchall()
+
+
+def main_segment(connection):
+    [segment] = segments(connection, "main")
+    return segment
+
+
+def touch_all(cluster, connection):
+    """Fills shared buffers by a session that is gone afterwards, and says how many bytes of them it had touched."""
+    connection.execute("CREATE EXTENSION IF NOT EXISTS pg_prewarm")
+    connection.execute("CREATE TABLE IF NOT EXISTS big AS SELECT n, repeat('x', 1000) AS x FROM generate_series(1, 100000) AS n")
+    with cluster.connect() as session:
+        session.execute("SELECT pg_prewarm('big')")
+        session.execute("SELECT count(*) FROM big")
+        query = "SELECT rss_shmem FROM pg_meminfo WHERE pid = %s"
+        return connection.execute(query, [session.info.backend_pid]).fetchone()[0]
+
+
+@pytest.mark.parametrize("form", ["mmap", "sysv"])
+def test_the_main_segment(form):
+    """All that anybody has touched is resident, also when he is gone."""
+    with start_cluster(f"shared_memory_type = {form}", "huge_pages = off", "shared_buffers = 256MB") as cluster:
+        with cluster.connect() as connection:
+            touched = touch_all(cluster, connection)
+            assert touched > 100 * MB
+            name, inode, size, resident, huge, processes, leader = main_segment(connection)
+            assert size > 256 * MB and touched - 4 * MB < resident <= size
+            assert (huge, leader) == (False, None)
+            assert processes == connection.execute("SELECT count(*) FROM pg_meminfo").fetchone()[0]
+            if form == "sysv":
+                with open("/proc/sysvipc/shm") as file:
+                    names, *rows = (line.split() for line in file)
+                [row] = [dict(zip(names, row)) for row in rows if int(row[names.index("shmid")]) == inode]
+                # Aligned to a page, and grown by others since.
+                assert 0 <= int(row["rss"]) - resident < 4 * MB and abs(int(row["size"]) - size) < MB
+            else:
+                assert name == "/dev/zero (deleted)"
+
+
+def test_on_huge_pages(huge_pages):
+    try:
+        with start_cluster("huge_pages = on", "shared_buffers = 64MB") as cluster, cluster.connect() as connection:
+            name, _, size, resident, huge, _, _ = main_segment(connection)
+            assert (name, huge, resident) == ("/anon_hugepage (deleted)", True, size)
+    except AssertionError as error:
+        if "did not start" in str(error):
+            pytest.skip("huge pages cannot be had here")
+        raise
+
+
+@pytest.mark.parametrize("form", ["posix", "sysv", "mmap"])
+def test_a_parallel_hash_join_has_its_leader(form):
+    """Its table is in no process's private memory, and gone after the query."""
+    settings = [f"dynamic_shared_memory_type = {form}", "huge_pages = off", "shared_buffers = 64MB", "max_parallel_workers = 4"]
+    with start_cluster(*settings) as cluster, cluster.connect() as connection:
+        connection.execute("CREATE TABLE a AS SELECT n, repeat('x', 100) AS x FROM generate_series(1, 500000) AS n")
+        connection.execute("CREATE FUNCTION slow(text) RETURNS int LANGUAGE plpgsql PARALLEL SAFE AS 'BEGIN PERFORM pg_sleep(1000); RETURN 1; END'")
+        connection.execute("VACUUM ANALYZE a")
+        parallel = [
+            "parallel_setup_cost=0", "parallel_tuple_cost=0", "min_parallel_table_scan_size=0", "max_parallel_workers_per_gather=2",
+            "work_mem=256MB", "enable_mergejoin=off", "enable_nestloop=off",
+        ]  # fmt: skip
+        before = {segment[:2] for segment in segments(connection, "dynamic")}
+
+        def new():
+            return [segment for segment in segments(connection, "dynamic") if segment[:2] not in before]
+
+        with cluster.running("SELECT count(slow(a.x || b.x)) FROM a JOIN a AS b USING (n)", *parallel) as leader:
+            # The table is built, and the join has begun.
+            asleep = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND %s IN (pid, leader_pid)"
+            wait_until(lambda: connection.execute(asleep, [leader]).fetchone()[0] == 3)
+            found = new()
+            assert sum(size for _, _, size, *_ in found) > 50 * MB
+            assert sum(resident for _, _, _, resident, *_ in found) > 50 * MB
+            assert {leader_pid for *_, leader_pid in found} == {leader}
+            private = "SELECT sum(private)::bigint FROM pg_meminfo m, pg_meminfo_private(m.pid) WHERE %s IN (m.pid, m.leader_pid)"
+            assert connection.execute(private, [leader]).fetchone()[0] < 40 * MB
+        wait_until(lambda: new() == [])
+
+
+def test_no_page_is_walked_for_each_process(connection, tmp_path):
+    with traced(connection.info.backend_pid, tmp_path) as lines:
+        connection.execute("SELECT * FROM pg_meminfo_segments").fetchall()
+    assert sum('"maps"' in line for line in lines) >= 5
+    assert not any('"smaps' in line or '"pagemap' in line for line in lines)
+
+
+def test_nothing_stays_mapped_or_open(cluster, connection):
+    """The segments' own files were opened and mapped to look at them."""
+    pid = connection.info.backend_pid
+
+    def state():
+        connection.execute("SELECT * FROM pg_meminfo_segments").fetchall()
+        return sorted(os.readlink(entry) for entry in pathlib.Path(f"/proc/{pid}/fd").iterdir()), pathlib.Path(f"/proc/{pid}/maps").read_text().count("PostgreSQL.")
+
+    first = state()
+    for _ in range(10):
+        assert state() == first
