@@ -1,0 +1,161 @@
+"""The queries of docs/incidents.md, each on a cluster where the thing was made to happen."""
+
+import re
+
+import pytest
+from conftest import ROOT, start_cluster, wait_until
+
+MB = 2**20
+
+
+def queries(heading):
+    """The queries below a heading, as they are printed."""
+    section = re.search(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", (ROOT / "docs/incidents.md").read_text(), re.M | re.S)
+    return re.findall(r"```sql\n(.*?)```", section[1], re.S)
+
+
+def ask(connection, heading):
+    """The rows of the only query below a heading, as dictionaries."""
+    [query] = queries(heading)
+    return rows(connection.execute(query))
+
+
+def rows(cursor):
+    names = [column.name for column in cursor.description]
+    return [dict(zip(names, row)) for row in cursor.fetchall()]
+
+
+def size(connection, text):
+    return connection.execute("SELECT pg_size_bytes(%s)", [text]).fetchone()[0]
+
+
+@pytest.fixture(scope="module")
+def busy():
+    settings = ["wal_level = logical", "huge_pages = off", "shared_buffers = 128MB", "autovacuum_naptime = 1d"]
+    with start_cluster(*settings) as cluster:
+        yield cluster
+
+
+# Holds some 100 MB for as long as its transaction lasts.
+LARGE_SORT = "BEGIN; DECLARE c CURSOR FOR SELECT repeat(n::text, 20) AS t FROM generate_series(1, 500000) AS n ORDER BY t"
+
+
+def test_every_section_is_tried():
+    headings = re.findall(r"^## (.*)$", (ROOT / "docs/incidents.md").read_text(), re.M)
+    with open(__file__) as file:
+        source = file.read()
+    assert [heading for heading in headings if f'"{heading}"' not in source] == []
+
+
+def test_oom_suspects(busy):
+    with busy.connect("work_mem=1GB", application_name="suspect") as session, busy.connect() as connection:
+        session.execute(LARGE_SORT)
+        session.execute("FETCH 1 FROM c")
+        first = ask(connection, "Who will the OOM killer take?")[0]
+        assert (first["pid"], first["session"]) == (session.info.backend_pid, "suspect")
+        assert size(connection, first["charge"]) > 50 * MB
+        # On a machine where a test may not lower it, nobody has; so this only reads it.
+        [postmaster] = ask(connection, "Is the postmaster protected?")
+        with open(f"/proc/{busy.postmaster}/oom_score_adj") as file:
+            adj = int(file.read())
+        assert postmaster == {"pid": busy.postmaster, "oom_score_adj": adj, "protected": adj <= -900}
+
+
+def test_a_session_that_grows(busy):
+    before, after = queries("Which session grows?")
+    with busy.connect("work_mem=1GB", application_name="growing") as session, busy.connect() as connection:
+        connection.execute(before)
+        session.execute(LARGE_SORT)
+        session.execute("FETCH 1 FROM c")
+        first = rows(connection.execute(after))[0]
+        assert (first["pid"], first["session"]) == (session.info.backend_pid, "growing")
+        assert size(connection, first["grown"]) > 50 * MB
+
+
+def test_idle_connections(busy):
+    with busy.connect() as connection, busy.sessions(20) as sessions:
+        connection.execute("CREATE TABLE IF NOT EXISTS pages AS SELECT n, repeat('x', 1000) AS x FROM generate_series(1, 60000) AS n")
+        for session in sessions:
+            session.execute("SELECT count(*) FROM pages")
+        by_state = {row["state"]: row for row in ask(connection, "What do idle connections cost?")}
+        assert by_state["idle"]["sessions"] == 20 and by_state["active"]["sessions"] == 1
+        # 60 MB of shared buffers are 120 kB of page tables each.
+        assert size(connection, by_state["idle"]["page_tables"]) > 20 * 120 * 1024
+
+
+def test_jit(busy):
+    compiling = ["jit=on", "jit_above_cost=0", "jit_optimize_above_cost=0", "max_parallel_workers_per_gather=0"]
+    with busy.connect(*compiling) as session, busy.connect() as connection:
+        if not session.execute("SELECT pg_jit_available()").fetchone()[0]:
+            pytest.skip("this server cannot compile")
+        session.execute("BEGIN; DECLARE c CURSOR FOR SELECT sum(n) OVER (ORDER BY n + 1) FROM generate_series(1, 100) AS n; FETCH 1 FROM c")
+        found = {row["pid"]: row for row in ask(connection, "Does JIT take the memory?")}
+        assert found.keys() == {session.info.backend_pid}
+        assert size(connection, found[session.info.backend_pid]["malloc"]) > MB
+
+
+def test_a_parallel_query(busy):
+    with busy.connect() as connection, busy.running_in_parallel(connection) as leader:
+        [row] = ask(connection, "What does a parallel query hold?")
+        assert (row["leader"], row["processes"]) == (leader, 3)
+        assert size(connection, row["private"]) > MB and size(connection, row["shared"]) > 0
+
+
+def test_more_than_work_mem(busy):
+    """By four hash aggregates in one plan."""
+    aggregates = " UNION ALL ".join(
+        f"(SELECT {n} AS a, count(*) FROM generate_series(1, 200000) AS g GROUP BY g % 100000 + {n} OFFSET 0)" for n in range(2)
+    )
+    with busy.connect() as connection:
+        query = f"SELECT count(x.a), count(y.a), (SELECT pg_sleep(1000)) FROM (SELECT DISTINCT g % 90000 AS a FROM generate_series(1, 100000) AS g) AS x JOIN (SELECT DISTINCT g % 90000 AS a FROM generate_series(1, 100000) AS g) AS y USING (a), ({aggregates} LIMIT 1) AS z"
+        with busy.running(query, "work_mem=64MB", "enable_sort=off", "max_parallel_workers_per_gather=0") as pid:
+            asleep = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s AND wait_event = 'PgSleep'"
+            wait_until(lambda: connection.execute(asleep, [pid]).fetchone() == (1,))
+            [row] = ask(connection, "Who holds more than work_mem?")
+            assert row["pid"] == pid and row["times"] > 2 and row["work_mem"] == "4MB"
+
+
+def test_autovacuum_workers():
+    settings = ["autovacuum_naptime = 1s", "autovacuum_vacuum_cost_delay = 100ms", "autovacuum_vacuum_cost_limit = 1"]
+    with start_cluster(*settings) as cluster, cluster.connect() as connection:
+        connection.execute("CREATE TABLE dead AS SELECT n, repeat('x', 500) AS x FROM generate_series(1, 20000) AS n")
+        connection.execute("ALTER TABLE dead SET (autovacuum_vacuum_threshold = 1)")
+        connection.execute("DELETE FROM dead WHERE n % 2 = 0")
+        wait_until(lambda: any(row["table"] == "dead" for row in ask(connection, "What do autovacuum workers hold?")))
+        [row] = [row for row in ask(connection, "What do autovacuum workers hold?") if row["table"] == "dead"]
+        assert size(connection, row["private"]) > MB
+
+
+def test_decoding_and_a_worker_that_leaks(busy):
+    """A subscription within the cluster: its walsender decodes, and its worker fires a trigger that keeps what it takes."""
+    with busy.connect() as connection:
+        connection.execute("CREATE DATABASE subscriber")
+        connection.execute("CREATE TABLE t (n int)")
+        connection.execute("CREATE PUBLICATION p FOR TABLE t")
+        connection.execute("SELECT pg_create_logical_replication_slot('s', 'pgoutput')")
+        with busy.connect(dbname="subscriber") as there:
+            there.execute("CREATE TABLE t (n int)")
+            there.execute(
+                "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS "
+                "$$ BEGIN PERFORM set_config('kept.n' || NEW.n, repeat('x', 1000000), false); RETURN NEW; END $$"
+            )
+            there.execute("CREATE TRIGGER keep BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION keep()")
+            there.execute("ALTER TABLE t ENABLE ALWAYS TRIGGER keep")
+            there.execute(
+                f"CREATE SUBSCRIPTION s CONNECTION 'host={busy.host} port=5432 user=postgres dbname=postgres' "
+                "PUBLICATION p WITH (create_slot = false, copy_data = false)"
+            )
+            try:
+                wait_until(lambda: ask(connection, "What does a walsender hold that decodes?"))
+                [row] = ask(connection, "What does a walsender hold that decodes?")
+                assert (row["slot_name"], row["plugin"]) == ("s", "pgoutput")
+                assert size(connection, row["private"]) > MB
+                connection.execute("INSERT INTO t SELECT generate_series(1, 60)")
+                wait_until(lambda: there.execute("SELECT count(*) FROM t").fetchone() == (60,))
+                first = ask(connection, "Which background worker leaks?")[0]
+                assert first["backend_type"].startswith("logical replication")
+                assert size(connection, first["private"]) > 50 * MB
+            finally:
+                there.execute("ALTER SUBSCRIPTION s DISABLE")
+                there.execute("ALTER SUBSCRIPTION s SET (slot_name = NONE)")
+                there.execute("DROP SUBSCRIPTION s")
