@@ -31,6 +31,6 @@ BEGIN
     END LOOP;
 END
 $$;
-SELECT count(*) > 200 AS many FROM by_one;
+SELECT count(*) > 40 AS many FROM by_one;
 SHOW pg_meminfo.readers;
 RESET pg_meminfo.readers;

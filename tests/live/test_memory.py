@@ -1,5 +1,6 @@
 """What a session's own memory and descriptors do: nothing grows with the number of calls, or with that of processes."""
 
+import itertools
 import os
 import re
 import statistics
@@ -26,8 +27,8 @@ def descriptors(pid):
 
 
 def assert_flat(connection, call, calls):
-    """A session's memory and descriptors do not grow with the number of calls: in the second half of them they are as in the
-    first. With threads the allocator keeps now more, now less for them."""
+    """A session's memory and descriptors do not grow with the number of calls. What leaks, grows in most tenths of the calls, and
+    in the second half is more than in the first. The allocator takes steps, and with threads goes up and down."""
     pid = connection.info.backend_pid
 
     def after_a_tenth():
@@ -38,9 +39,11 @@ def assert_flat(connection, call, calls):
     sizes, opened = zip(*(after_a_tenth() for _ in range(11)))
     print(f"{calls} calls: anonymous memory in kB after each tenth: {[size // KILOBYTE for size in sizes]}")
     assert all(each == opened[0] for each in opened)
-    chance = 0 if READERS == 1 else 512 * KILOBYTE
     # Less than 16 bytes a call.
-    assert statistics.median(sizes[6:]) - statistics.median(sizes[1:6]) < 16 * calls / 2 + chance
+    steps = statistics.median(after - before for before, after in itertools.pairwise(sizes)) < 16 * calls / 10
+    chance = 0 if READERS == 1 else MEGABYTE
+    halves = statistics.median(sizes[6:]) - statistics.median(sizes[1:6]) < 16 * calls / 2 + chance
+    assert steps or halves
 
 
 @pytest.fixture(params=[1000, pytest.param(10000, marks=pytest.mark.long)])
