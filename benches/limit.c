@@ -16,7 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { PIDS = 8192, FILES = 8, BUFFER = 64 * 1024, THREADS = 16, RANGES = 65536 };
+enum { PIDS = 8192, FILES = 8, BUFFER = 128 * 1024, MAPS = 16 * 1024 * 1024, THREADS = 16, RANGES = 65536 };
 
 static char *pids[PIDS], *files[FILES];
 static int pid_count, file_count;
@@ -32,26 +32,32 @@ static long read_all(int fd, char *buffer)
 	return sum;
 }
 
-static long read_private(int directory, char *buffer)
+static long read_private(int directory, char *buffer, char *maps)
 {
 	static __thread struct { unsigned long start, end; } ranges[RANGES];
 	unsigned long page = sysconf(_SC_PAGESIZE), start, end;
-	char line[8192], permissions[5];
 	long sum = 0, count;
-	int range_count = 0, fd;
-	FILE *maps = fdopen(openat(directory, "maps", O_RDONLY), "r");
+	int range_count = 0, fd = openat(directory, "maps", O_RDONLY);
 
-	if (!maps)
+	if (fd < 0)
 		return 0;
-	while (fgets(line, sizeof line, maps))
-		if (sscanf(line, "%lx-%lx %4s", &start, &end, permissions) == 3 && permissions[3] == 'p' && strncmp(permissions, "---", 3)
-		    && start >> 63 == 0) {
-			if (range_count && ranges[range_count - 1].end == start)
-				ranges[range_count - 1].end = end;
-			else
-				ranges[range_count].start = start, ranges[range_count++].end = end;
-		}
-	fclose(maps);
+	while ((count = read(fd, maps + sum, MAPS - 1 - sum)) > 0)
+		sum += count;
+	maps[sum] = 0;
+	close(fd);
+	for (char *line = maps; *line; line = strchr(line, '\n') + 1) {
+		char *at;
+
+		start = strtoul(line, &at, 16);
+		end = strtoul(at + 1, &at, 16);
+		/* at is on the blank before the permissions */
+		if (at[4] != 'p' || !strncmp(at + 1, "---", 3) || start >> 63)
+			continue;
+		if (range_count && ranges[range_count - 1].end == start)
+			ranges[range_count - 1].end = end;
+		else
+			ranges[range_count].start = start, ranges[range_count++].end = end;
+	}
 	if ((fd = openat(directory, "pagemap", O_RDONLY)) < 0)
 		return 0;
 	for (int i = 0; i < range_count; i++) {
@@ -66,7 +72,7 @@ static long read_private(int directory, char *buffer)
 
 static void *work(void *unused)
 {
-	char path[64], *buffer = malloc(BUFFER);
+	char path[64], *buffer = malloc(BUFFER), *maps = malloc(MAPS);
 	int i;
 
 	while ((i = next_pid++) < pid_count) {
@@ -79,15 +85,17 @@ static void *work(void *unused)
 			int fd;
 
 			if (!strcmp(files[f], "private"))
-				bytes += read_private(directory, buffer);
+				bytes += read_private(directory, buffer, maps);
 			else if ((fd = openat(directory, files[f], O_RDONLY)) >= 0) {
-				bytes += read_all(fd, buffer);
+				/* The kernel prints a small file at once; smaps comes a page at a time. */
+				bytes += strncmp(files[f], "smaps", 5) ? read(fd, buffer, BUFFER) : read_all(fd, buffer);
 				close(fd);
 			}
 		}
 		close(directory);
 	}
 	free(buffer);
+	free(maps);
 	return unused;
 }
 

@@ -24,19 +24,19 @@ static const char *const keys[] = {
 
 static char cells[COLUMNS][WIDTH];
 
-static void put(ReturnSetInfo *set)
+static void put(ReturnSetInfo *set, AttInMetadata *types)
 {
 	char *values[COLUMNS];
 	HeapTuple tuple;
 
 	for (int i = 0; i < COLUMNS; i++)
 		values[i] = cells[i];
-	tuple = BuildTupleFromCStrings(TupleDescGetAttInMetadata(set->setDesc), values);
+	tuple = BuildTupleFromCStrings(types, values);
 	tuplestore_puttuple(set->setResult, tuple);
 	heap_freetuple(tuple);
 }
 
-static void read_process(ReturnSetInfo *set, int pid)
+static void read_process(ReturnSetInfo *set, AttInMetadata *types, int pid)
 {
 	char path[64], line[WIDTH], key[64], value[64];
 	bool in_mapping = false;
@@ -52,7 +52,7 @@ static void read_process(ReturnSetInfo *set, int pid)
 
 		if (fields >= 7) {
 			if (in_mapping)
-				put(set);
+				put(set, types);
 			in_mapping = true;
 			snprintf(cells[0], WIDTH, "%d", pid);
 			strcpy(cells[1], start);
@@ -74,15 +74,18 @@ static void read_process(ReturnSetInfo *set, int pid)
 					strcpy(cells[FIRST_KEY + i], value);
 	}
 	if (in_mapping)
-		put(set);
+		put(set, types);
 	fclose(file);
 }
 
 Datum naive_smaps(PG_FUNCTION_ARGS)
 {
 	int count = pgstat_fetch_stat_numbackends();
+	ReturnSetInfo *set = (ReturnSetInfo *) fcinfo->resultinfo;
+	AttInMetadata *types;
 
 	InitMaterializedSRF(fcinfo, 0);
+	types = TupleDescGetAttInMetadata(set->setDesc);
 	for (int i = 1; i <= count; i++) {
 #if PG_VERSION_NUM >= 160000
 		LocalPgBackendStatus *entry = pgstat_get_local_beentry_by_index(i);
@@ -90,7 +93,7 @@ Datum naive_smaps(PG_FUNCTION_ARGS)
 		LocalPgBackendStatus *entry = pgstat_fetch_stat_local_beentry(i);
 #endif
 		if (entry && entry->backendStatus.st_procpid)
-			read_process((ReturnSetInfo *) fcinfo->resultinfo, entry->backendStatus.st_procpid);
+			read_process(set, types, entry->backendStatus.st_procpid);
 	}
 	return (Datum) 0;
 }

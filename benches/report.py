@@ -39,9 +39,12 @@ def print_comparison(result):
         ["", "median ms", "least", "most", "ratio to bare read"],
         rows,
     )
+    two = result["times"]["bare read of smaps, 2 threads"]
+    readers = statistics.median(time / bare for time, bare in zip(result["times"]["get_all_smaps(), 2 readers"], two))
+    print(f"\nget_all_smaps() with 2 readers is {readers:.2f} of two threads that read bare")
     each = milliseconds(result["times"]["bare read of smaps"]) / result["processes"]
     cancels = [f"{latency * 1000:.1f}" for latency in sorted(result["cancel"])]
-    print(f"\nfrom cancel to error in get_all_smaps(): {', '.join(cancels)} ms; one process's smaps takes {each:.1f} ms")
+    print(f"from cancel to error in get_all_smaps(): {', '.join(cancels)} ms; one process's smaps takes {each:.1f} ms")
 
 
 def print_growth(results, title, of):
