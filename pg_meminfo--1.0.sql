@@ -279,10 +279,10 @@ COMMENT ON FUNCTION pg_meminfo_processes() IS
 'Every process of the cluster: the postmaster, and its children that run the same program. From /proc/PID/status, stat,
 oom_score and oom_score_adj; no page is walked, so each costs some 50 microseconds, whatever it holds.
 Sizes are in bytes. What the kernel does not print, or does not let us read, is NULL. pg_stat_activity, and with it
-backend_type, is frozen within a transaction.
+backend_type, is frozen within a transaction: what starts later in it is shown as starting.
 
 pid (identifier): process
-backend_type (text): postmaster, logger, starting for one that is not in pg_stat_activity yet, or as there; never NULL
+backend_type (text): postmaster, logger, starting for one that is not in pg_stat_activity yet or any more, or as there; never NULL
 process_start (time): when the process was started (stat), to the hundredth of a second
 virtual_size (bytes): address space (VmSize)
 rss (bytes): in RAM (VmRSS), with all shared buffers that the process has touched; without hugetlb
@@ -344,7 +344,7 @@ COMMENT ON COLUMN pg_meminfo.usename IS 'name: user (pg_stat_activity)';
 COMMENT ON COLUMN pg_meminfo.application_name IS 'text: application (pg_stat_activity)';
 COMMENT ON COLUMN pg_meminfo.client_addr IS 'address: client (pg_stat_activity)';
 COMMENT ON COLUMN pg_meminfo.state IS 'text: what the session does (pg_stat_activity)';
-COMMENT ON COLUMN pg_meminfo.private_estimate IS 'bytes: rss_anon + swap + page_tables: at most what the process holds alone; pages that are still shared with the postmaster since fork are in it';
+COMMENT ON COLUMN pg_meminfo.private_estimate IS 'bytes: rss_anon + swap + page_tables: the anonymous memory of the process; pages that are still shared with the postmaster since fork are in it';
 COMMENT ON COLUMN pg_meminfo.virtual_size IS 'bytes: address space (VmSize)';
 COMMENT ON COLUMN pg_meminfo.rss IS 'bytes: in RAM (VmRSS), with all shared buffers that the process has touched; without hugetlb';
 COMMENT ON COLUMN pg_meminfo.peak_rss IS 'bytes: the most that rss ever was (VmHWM), with all shared buffers that were touched';
@@ -497,7 +497,7 @@ GRANT SELECT ON pg_meminfo_mappings TO PUBLIC;
 
 COMMENT ON VIEW pg_meminfo_mappings IS
 'Every mapping of every process of the cluster, from /proc/PID/smaps, in bytes. With a condition on pid or backend_type, only
-the files of those processes are read. The cost for each is that of pg_meminfo_smaps().';
+the smaps of those processes is read. The cost for each is that of pg_meminfo_smaps().';
 COMMENT ON COLUMN pg_meminfo_mappings.pid IS 'identifier: process';
 COMMENT ON COLUMN pg_meminfo_mappings.backend_type IS 'text: postmaster, logger, starting, or as in pg_stat_activity';
 COMMENT ON COLUMN pg_meminfo_mappings.start_address IS 'hex address: first address of the mapping';

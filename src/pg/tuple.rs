@@ -11,7 +11,7 @@
 //! on, the values. An integer is aligned to its size. A text of up to 126 bytes follows a single byte with its length and
 //! is not aligned; a longer one follows a word with its length, and is. NULL takes no room. What aligning skips is zero.
 
-use core::mem::{align_of, offset_of, size_of};
+use core::mem::{offset_of, size_of};
 
 use pg_sys::HeapTupleHeaderData as Header;
 use pgrx_pg_sys as pg_sys;
@@ -30,6 +30,9 @@ pub struct Tuple {
 /// Where the header's bitmap starts.
 const BITS: usize = offset_of!(Header, t_bits);
 
+/// What a row and its values are aligned to.
+const ALIGNMENT: usize = pg_sys::MAXIMUM_ALIGNOF as usize;
+
 /// The most bytes of a text, its length included, whose length is in a single byte.
 const SHORT: usize = 127;
 
@@ -37,7 +40,7 @@ impl Tuple {
     /// An empty row of so many columns.
     pub fn new(columns: usize) -> Self {
         // There is always room for the bitmap, so that the values need not move when a NULL comes.
-        let values_start = (BITS + columns.div_ceil(8)).next_multiple_of(pg_sys::MAXIMUM_ALIGNOF as usize);
+        let values_start = (BITS + columns.div_ceil(8)).next_multiple_of(ALIGNMENT);
         let mut tuple = Tuple { bytes: Vec::with_capacity(4096), columns, has_null: false, next: 0, values_start };
         tuple.clear();
         tuple
@@ -47,7 +50,6 @@ impl Tuple {
     fn clear(&mut self) {
         self.bytes.clear();
         self.bytes.resize(self.values_start, 0);
-        self.bytes[offset_of!(Header, t_hoff)] = u8::try_from(self.values_start).expect("there are few columns");
         self.bytes[BITS..self.values_start].fill(0xff);
         self.has_null = false;
         self.next = 0;
@@ -101,14 +103,23 @@ impl Tuple {
     /// Hands the whole row to a function, in the form of a Postgres tuple, and starts the next.
     pub fn finish(&mut self, take: impl FnOnce(&mut pg_sys::HeapTupleData)) {
         assert_eq!(self.next, self.columns, "a value for each column");
+        // Without a NULL there is no bitmap: the header moves up to the values, over the room that was kept for one.
+        let start = if self.has_null { 0 } else { self.values_start - BITS.next_multiple_of(ALIGNMENT) };
         let flags = pg_sys::HEAP_HASVARWIDTH | if self.has_null { pg_sys::HEAP_HASNULL } else { 0 };
-        self.put_header(offset_of!(Header, t_infomask), flags as u16);
-        self.put_header(offset_of!(Header, t_infomask2), self.columns as u16);
-        let header = self.bytes.as_mut_ptr().cast::<Header>();
+        self.bytes[start..start + offset_of!(Header, t_infomask2)].fill(0);
+        self.put_header(start + offset_of!(Header, t_infomask), flags as u16);
+        self.put_header(start + offset_of!(Header, t_infomask2), self.columns as u16);
+        self.bytes[start + offset_of!(Header, t_hoff)] =
+            u8::try_from(self.values_start - start).expect("there are few columns");
+        if !self.has_null {
+            self.bytes[start + BITS..self.values_start].fill(0);
+        }
+        let row = &mut self.bytes[start..];
+        let header = row.as_mut_ptr().cast::<Header>();
         // As the allocator aligns everything of this size.
-        assert!(header.addr().is_multiple_of(align_of::<u64>().max(align_of::<Header>())));
+        assert!(header.addr().is_multiple_of(ALIGNMENT));
         let mut tuple = pg_sys::HeapTupleData {
-            t_len: u32::try_from(self.bytes.len()).expect("a row is shorter than 4 GiB"),
+            t_len: u32::try_from(row.len()).expect("a row is shorter than 4 GiB"),
             t_data: header,
             ..pg_sys::HeapTupleData::default()
         };

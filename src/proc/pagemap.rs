@@ -34,6 +34,8 @@ const PIECE: usize = 16 * 1024;
 
 const PRESENT: u64 = 1 << 63;
 const SWAPPED: u64 = 1 << 62;
+/// From Linux 6.15 on.
+const GUARD: u64 = 1 << 58;
 const EXCLUSIVE: u64 = 1 << 56;
 
 /// A part of the address space, page by page.
@@ -80,19 +82,14 @@ impl<'a> Pagemap<'a> {
         for (at, part) in parts.iter().enumerate() {
             let mut held = Held::default();
             let size = part.range.end.saturating_sub(part.range.start);
-            match if part.has_access && size < LARGE { None } else { self.populated(&part.range)? } {
-                Some(populated) => {
-                    for range in populated {
-                        self.count(range.clone(), range.end, &mut held, &mut between_reads)?;
-                    }
-                }
-                None if !part.has_access => {}
-                None => {
-                    let behind =
-                        parts[at..].array_windows().take_while(|[a, b]| a.range.end == b.range.start && is_plain(b));
-                    let until = parts[at + behind.count()].range.end;
-                    self.count(part.range.clone(), until, &mut held, &mut between_reads)?;
-                }
+            let is_plain = part.has_access && size < LARGE;
+            if !is_plain && self.scan(&part.range, &mut held, &mut between_reads)? {
+                // Counted.
+            } else if part.has_access {
+                let behind =
+                    parts[at..].array_windows().take_while(|[a, b]| a.range.end == b.range.start && is_small(b));
+                let until = parts[at + behind.count()].range.end;
+                self.count(part.range.clone(), until, &mut held, &mut between_reads)?;
             }
             take(at, held);
         }
@@ -123,16 +120,22 @@ impl<'a> Pagemap<'a> {
                 let counted = |flags| if entry & flags == flags { self.page_size } else { 0 };
                 held.resident += counted(PRESENT);
                 held.private += counted(PRESENT | EXCLUSIVE);
-                held.swap += counted(SWAPPED);
+                // A guard is marked as swapped, and takes no room.
+                held.swap += if entry & GUARD == 0 { counted(SWAPPED) } else { 0 };
             }
             page = stop;
         }
         Ok(())
     }
 
-    /// The parts of a range that have pages, in RAM or in swap. `None` if this kernel cannot tell.
-    fn populated(&self, range: &Range<u64>) -> io::Result<Option<Vec<Range<u64>>>> {
-        let mut found = Vec::new();
+    /// Adds up the entries of those parts of a range that have pages, in RAM or in swap. False if this kernel cannot tell which.
+    fn scan(&mut self, range: &Range<u64>, held: &mut Held, between_reads: &mut impl FnMut()) -> io::Result<bool> {
+        // Some kernels from 6.7 to 6.15 crash when they are asked about a process that had exited when its pagemap was opened. A
+        // read gives nothing then, and so tells.
+        let mut entry = [0; size_of::<u64>()];
+        if self.file.read_at(&mut entry, range.start / self.page_size * 8)? == 0 {
+            return Ok(true);
+        }
         let mut regions = [Region::default(); 256];
         let mut start = range.start;
         while start < range.end {
@@ -148,25 +151,28 @@ impl<'a> Pagemap<'a> {
             };
             // SAFETY: the kernel writes to `scan`, and to the regions that it points to, no more than it says there are.
             let count = unsafe { libc::ioctl(self.file.as_raw_fd(), PAGEMAP_SCAN, &raw mut scan) };
+            let error = io::Error::last_os_error();
+            between_reads();
             if count < 0 {
-                let error = io::Error::last_os_error();
-                return match error.raw_os_error() {
+                match error.raw_os_error() {
                     Some(libc::EINTR) => continue,
-                    Some(libc::ENOTTY | libc::EINVAL) => Ok(None),
-                    _ => Err(error),
-                };
+                    Some(libc::ENOTTY | libc::EINVAL) => return Ok(false),
+                    _ => return Err(error),
+                }
             }
-            found.extend(regions[..count as usize].iter().map(|region| region.start..region.end));
+            for region in &regions[..count as usize] {
+                self.count(region.start..region.end, region.end, held, between_reads)?;
+            }
             if scan.walk_end <= start {
                 break;
             }
             start = scan.walk_end;
         }
-        Ok(Some(found))
+        Ok(true)
     }
 }
 
-fn is_plain(part: &Part) -> bool {
+fn is_small(part: &Part) -> bool {
     part.has_access && part.range.end - part.range.start < LARGE
 }
 

@@ -144,12 +144,13 @@ impl Family {
         Ok(children)
     }
 
-    /// Whether the process runs the family's program. A process whose program we may not see counts as one that does:
+    /// Whether the process runs the family's program. A process of our user whose program we may not see counts as one that does:
     /// it is a child of the parent, and not to be able to read it is worth a word to the user.
     fn runs_our_program(&self, process: &Process) -> Result<bool, Error> {
         match process.file_id(c"exe") {
             Ok(program) => Ok(program == self.program),
-            Err(Error::Denied) => Ok(true),
+            // Not dumpable, or another user's: a stranger that a container's PID 1 has inherited.
+            Err(Error::Denied) => Ok(process.is_ours()?),
             Err(error) => Err(error),
         }
     }
@@ -245,10 +246,13 @@ impl Process {
         Ok(&text[..text.iter().rposition(|byte| !is_padding(byte)).map_or(0, |last| last + 1)])
     }
 
-    /// When the process was started, in microseconds since the epoch. As exact as the kernel's clock ticks, and as stable as
-    /// the system's clock.
+    /// When the process was started, in microseconds since the epoch. As exact as the kernel's clock ticks, and the same in each
+    /// call unless the system's clock is set.
     pub fn start_time(&self) -> i64 {
-        self.boot_time + (self.identity.start_time as i64).saturating_mul(1_000_000 / TICKS_PER_SECOND)
+        let tick = 1_000_000 / TICKS_PER_SECOND;
+        let start = self.boot_time.saturating_add((self.identity.start_time as i64).saturating_mul(tick));
+        // What is below a tick comes from reading two clocks one after the other.
+        start.saturating_add(tick / 2).div_euclid(tick).saturating_mul(tick)
     }
 
     /// Reads one of the process's files behind what is in the buffer.
@@ -288,6 +292,18 @@ impl Process {
         // SAFETY: fstatat() has not failed, and so has filled it.
         let stat: libc::stat = unsafe { stat.assume_init() };
         Ok(FileId { device: stat.st_dev, inode: stat.st_ino })
+    }
+
+    /// Whether the process is our user's.
+    fn is_ours(&self) -> Result<bool, Error> {
+        // The directory is root's where the process is not dumpable; status has the user itself.
+        let mut buffer = Buffer::default();
+        let [status] = self.read_small([c"status"], &mut buffer)?;
+        let line = status.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"Uid:"));
+        // Real, effective, saved, file system's.
+        let effective = line.and_then(|line| line.split(|&byte| byte == b'\t').nth(2)).and_then(kv::decimal);
+        // SAFETY: always succeeds.
+        Ok(effective == Some(unsafe { libc::geteuid() }.into()))
     }
 
     /// Opens one of the process's files, by way of the directory that we hold.

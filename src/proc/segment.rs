@@ -5,6 +5,7 @@
 //! process has touched: by mincore(2), which looks the pages of a mapping up in the object behind it, or in the
 //! system's table of System V segments.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::ops::Range;
@@ -19,7 +20,7 @@ use memchr::memchr;
 use super::category::{Category, Landmarks};
 use super::kv;
 use super::maps::Header;
-use super::process::Pid;
+use super::process::{Failure, Pid};
 
 /// A segment of shared memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,14 +86,23 @@ impl Segment {
 
     /// How much of the segment is in RAM, in bytes. `None` if that cannot be found out: it has just gone, or its file is not
     /// ours. Calls `between`, which may unwind, at short intervals.
-    pub fn resident(&self, between: impl FnMut()) -> io::Result<Option<u64>> {
+    pub fn resident(&self, between: impl FnMut()) -> Result<Option<u64>, Failure> {
+        self.look(between).map_err(|source| {
+            let path =
+                if self.is_main { "/proc/self/maps".into() } else { Path::new(OsStr::from_bytes(&self.name)).into() };
+            Failure { path, source }
+        })
+    }
+
+    fn look(&self, between: impl FnMut()) -> io::Result<Option<u64>> {
         if self.is_huge() {
             // mincore would tell our own pages only. Huge pages are never swapped, and set aside when they are mapped.
             Ok(Some(self.size))
         } else if self.is_main {
             resident_in(&self.range, between).map(Some)
         } else if self.name.starts_with(b"/SYSV") {
-            let table = fs::read("/proc/sysvipc/shm")?;
+            // Not there where the kernel is built without.
+            let table = fs::read("/proc/sysvipc/shm").unwrap_or_default();
             Ok(self.inode.and_then(|id| resident_of_system_v(&table, id)))
         } else {
             self.resident_of_file(between)
@@ -100,7 +110,7 @@ impl Segment {
     }
 
     fn resident_of_file(&self, between: impl FnMut()) -> io::Result<Option<u64>> {
-        let path = Path::new(std::ffi::OsStr::from_bytes(&self.name));
+        let path = Path::new(OsStr::from_bytes(&self.name));
         let file = match OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOFOLLOW).open(path) {
             Ok(file) => file,
             Err(error) => {

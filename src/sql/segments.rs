@@ -1,12 +1,15 @@
 //! Shared memory, each segment once: `pg_meminfo_segments()`.
 
+use std::collections::HashMap;
+
 use crate::pg::fmgr::{Call, sql_function};
 use crate::pg::srf::{Column, ResultSet};
-use crate::pg::{backends, error, interrupts};
+use crate::pg::{backends, interrupts};
+use crate::proc::process::Pid;
 use crate::proc::segment::{self, Segment};
 
 use super::landmarks;
-use super::reader::{Reader, raise_malformed};
+use super::reader::{Reader, raise, raise_malformed};
 
 sql_function! {
     /// `pg_meminfo_segments()`
@@ -30,15 +33,17 @@ fn segments(call: &Call) {
     let landmarks = landmarks::find();
     let mut segments = Vec::new();
     let pids = reader.pids();
+    let mut leaders = HashMap::new();
     reader.read_each(&pids, c"maps", |pid, text| {
+        // Before it can have gone.
+        leaders.insert(pid, backends::leader(pid).unwrap_or(pid));
         if segment::collect(&mut segments, pid, text.bytes, &landmarks).is_none() {
             raise_malformed(&text, &"A line is not in the form that proc(5) describes.");
         }
     });
     let int8 = |number: u64| i64::try_from(number).ok();
     for segment in &segments {
-        let resident = segment.resident(interrupts::check);
-        let resident = resident.unwrap_or_else(|source| error::raise_file_access("/proc/self/maps".as_ref(), &source));
+        let resident = segment.resident(interrupts::check).unwrap_or_else(|failure| raise(&failure));
         rows.text(Some(if segment.is_main { b"main" } else { b"dynamic" }));
         rows.text(Some(&segment.name));
         rows.int8(segment.inode.and_then(int8));
@@ -46,15 +51,15 @@ fn segments(call: &Call) {
         rows.int8(resident.and_then(int8));
         rows.bool(Some(segment.is_huge()));
         rows.int4(i32::try_from(segment.pids.len()).ok());
-        rows.int4(leader(segment));
+        rows.int4(leader(segment, &leaders));
         rows.end_row();
     }
     reader.warn_of_denied();
 }
 
 /// The leader that all who are attached share, if so.
-fn leader(segment: &Segment) -> Option<i32> {
-    let mut leaders = segment.pids.iter().map(|&pid| backends::leader(pid).unwrap_or(pid));
+fn leader(segment: &Segment, leaders: &HashMap<Pid, Pid>) -> Option<Pid> {
+    let mut leaders = segment.pids.iter().map(|pid| leaders[pid]);
     let first = leaders.next()?;
     (!segment.is_main && leaders.all(|leader| leader == first)).then_some(first)
 }

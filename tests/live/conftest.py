@@ -5,6 +5,7 @@ import os
 import pathlib
 import signal
 import subprocess
+import sys
 import time
 
 import psycopg
@@ -20,6 +21,8 @@ READERS = int(os.environ.get("READERS", "1"))
 def pytest_configure(config):
     """Temporary files go where scripts/with-cluster removes them."""
     config.option.basetemp = pathlib.Path(os.environ["PGDATA"]).parent / "pytest"
+    # Being terminated is an exception like any other, so that what a test has changed is changed back.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     config.addinivalue_line("markers", "long: takes minutes, and is left to make check-long")
 
 
@@ -198,12 +201,15 @@ def connection(cluster):
 def huge_pages():
     """A few hugetlb pages of 2 MB for the time of a test, where they can be had."""
     setting = pathlib.Path("/proc/sys/vm/nr_hugepages")
-    before = setting.read_text()
+
+    def add(pages):
+        setting.write_text(str(int(setting.read_text()) + pages))
+
     try:
-        setting.write_text(str(int(before) + 200))
-        yield
-    except OSError:
+        add(200)
+    except OSError as error:
+        pytest.skip(f"huge pages cannot be had here: {error}")
+    try:
         yield
     finally:
-        if setting.read_text() != before:
-            setting.write_text(before)
+        add(-200)

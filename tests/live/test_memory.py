@@ -1,9 +1,9 @@
 """What a session's own memory and descriptors do: nothing grows with the number of calls, or with that of processes."""
 
 import itertools
-import os
 import re
 import statistics
+import subprocess
 
 import psutil
 import psycopg
@@ -20,13 +20,13 @@ def anonymous(pid):
         return int(re.search(r"^RssAnon:\s+(\d+) kB$", status.read(), re.MULTILINE)[1]) * KILOBYTE
 
 
-def descriptors(pid):
+def descriptors(cluster, pid):
     """What each open descriptor of a process is."""
-    directory = f"/proc/{pid}/fd"
-    return sorted(os.readlink(f"{directory}/{name}") for name in os.listdir(directory))
+    command = [*cluster.as_owner, "sh", "-c", f"ls -l /proc/{pid}/fd | sed 's/.* -> //' | sort"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-def assert_flat(connection, call, calls):
+def assert_flat(cluster, connection, call, calls):
     """A session's memory and descriptors do not grow with the number of calls. What leaks, grows in most tenths of the calls, and
     in the second half is more than in the first. The allocator takes steps, and with threads goes up and down."""
     pid = connection.info.backend_pid
@@ -34,7 +34,7 @@ def assert_flat(connection, call, calls):
     def after_a_tenth():
         for _ in range(calls // 10):
             call()
-        return anonymous(pid), descriptors(pid)
+        return anonymous(pid), descriptors(cluster, pid)
 
     sizes, opened = zip(*(after_a_tenth() for _ in range(11)))
     print(f"{calls} calls: anonymous memory in kB after each tenth: {[size // KILOBYTE for size in sizes]}")
@@ -51,11 +51,11 @@ def calls(request):
     return request.param
 
 
-def test_calls(connection, calls):
-    assert_flat(connection, lambda: connection.execute("SELECT count(*) FROM get_all_smaps()"), calls)
+def test_calls(cluster, connection, calls):
+    assert_flat(cluster, connection, lambda: connection.execute("SELECT count(*) FROM get_all_smaps()"), calls)
 
 
-def test_cancelled_calls(connection, calls):
+def test_cancelled_calls(cluster, connection, calls):
     """Each is stopped while it reads: no call is done as soon as that."""
     connection.execute("SET statement_timeout = '5ms'")
 
@@ -63,10 +63,10 @@ def test_cancelled_calls(connection, calls):
         with pytest.raises(psycopg.errors.QueryCanceled):
             connection.execute("SELECT count(*) FROM (SELECT get_all_smaps() FROM generate_series(1, 1000)) AS s")
 
-    assert_flat(connection, cancelled, calls)
+    assert_flat(cluster, connection, cancelled, calls)
 
 
-def test_failing_calls(connection, calls):
+def test_failing_calls(cluster, connection, calls):
     """Each fails when its result set is written to a file."""
     connection.execute("SET work_mem = '64kB'")
     connection.execute("SET temp_file_limit = '64kB'")
@@ -75,7 +75,7 @@ def test_failing_calls(connection, calls):
         with pytest.raises(psycopg.errors.ConfigurationLimitExceeded):
             connection.execute("SELECT count(*) FROM get_all_smaps()")
 
-    assert_flat(connection, failing, calls)
+    assert_flat(cluster, connection, failing, calls)
 
 
 @pytest.mark.long

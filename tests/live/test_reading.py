@@ -16,10 +16,10 @@ from conftest import READERS, start_cluster, wait_until
 
 
 @contextlib.contextmanager
-def traced(pid, tmp_path):
+def traced(pid, tmp_path, *calls):
     """The system calls and signals of a process, in a list that is filled when the block ends."""
     log = tmp_path / "strace"
-    command = ["strace", "-f", "-p", str(pid), "-o", str(log), "-e", "trace=openat,read,close"]
+    command = ["strace", "-f", "-p", str(pid), "-o", str(log), "-e", f"trace={','.join(['openat', 'read', 'close', *calls])}"]
     tracer = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     message = tracer.stderr.readline()
     if "ttached" not in message:

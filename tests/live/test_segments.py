@@ -1,7 +1,6 @@
 """Shared memory, each segment once: pg_meminfo_segments."""
 
-import os
-import pathlib
+import subprocess
 
 import pytest
 from conftest import start_cluster, wait_until
@@ -41,7 +40,9 @@ def test_the_main_segment(form):
             name, inode, size, resident, huge, processes, leader = main_segment(connection)
             assert size > 256 * MB and touched - 4 * MB < resident <= size
             assert (huge, leader) == (False, None)
-            assert processes == connection.execute("SELECT count(*) FROM pg_meminfo").fetchone()[0]
+            everybody = "SELECT count(*) FROM pg_meminfo"
+            wait_until(lambda: main_segment(connection)[5] == connection.execute(everybody).fetchone()[0])
+            assert processes >= 4
             if form == "sysv":
                 with open("/proc/sysvipc/shm") as file:
                     names, *rows = (line.split() for line in file)
@@ -68,7 +69,7 @@ def test_a_parallel_hash_join_has_its_leader(form):
     """Its table is in no process's private memory, and gone after the query."""
     settings = [f"dynamic_shared_memory_type = {form}", "huge_pages = off", "shared_buffers = 64MB", "max_parallel_workers = 4"]
     with start_cluster(*settings) as cluster, cluster.connect() as connection:
-        connection.execute("CREATE TABLE a AS SELECT n, repeat('x', 100) AS x FROM generate_series(1, 500000) AS n")
+        connection.execute("CREATE TABLE a AS SELECT n, repeat('x', 100) AS x FROM generate_series(1, 150000) AS n")
         connection.execute("CREATE FUNCTION slow(text) RETURNS int LANGUAGE plpgsql PARALLEL SAFE AS 'BEGIN PERFORM pg_sleep(1000); RETURN 1; END'")
         connection.execute("VACUUM ANALYZE a")
         parallel = [
@@ -85,11 +86,11 @@ def test_a_parallel_hash_join_has_its_leader(form):
             asleep = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND %s IN (pid, leader_pid)"
             wait_until(lambda: connection.execute(asleep, [leader]).fetchone()[0] == 3)
             found = new()
-            assert sum(size for _, _, size, *_ in found) > 50 * MB
-            assert sum(resident for _, _, _, resident, *_ in found) > 50 * MB
+            assert sum(size for _, _, size, *_ in found) > 15 * MB
+            assert sum(resident for _, _, _, resident, *_ in found) > 15 * MB
             assert {leader_pid for *_, leader_pid in found} == {leader}
             private = "SELECT sum(private)::bigint FROM pg_meminfo m, pg_meminfo_private(m.pid) WHERE %s IN (m.pid, m.leader_pid)"
-            assert connection.execute(private, [leader]).fetchone()[0] < 40 * MB
+            assert connection.execute(private, [leader]).fetchone()[0] < 25 * MB
         wait_until(lambda: new() == [])
 
 
@@ -106,7 +107,11 @@ def test_nothing_stays_mapped_or_open(cluster, connection):
 
     def state():
         connection.execute("SELECT * FROM pg_meminfo_segments").fetchall()
-        return sorted(os.readlink(entry) for entry in pathlib.Path(f"/proc/{pid}/fd").iterdir()), pathlib.Path(f"/proc/{pid}/maps").read_text().count("PostgreSQL.")
+        shown = subprocess.run(
+            [*cluster.as_owner, "sh", "-c", f"ls -l /proc/{pid}/fd | sed 's/.* -> //' | sort; grep -c PostgreSQL. /proc/{pid}/maps"],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        return shown.stdout
 
     first = state()
     for _ in range(10):

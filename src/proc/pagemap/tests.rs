@@ -137,7 +137,7 @@ fn few_reads_for_many_neighbours() {
 /// Whether this kernel can tell which parts have pages.
 fn can_scan() -> bool {
     let area = Area::private(PAGE);
-    let can = pagemap(&mut Entries::default()).populated(&area.part(true).range).unwrap().is_some();
+    let can = pagemap(&mut Entries::default()).scan(&area.part(true).range, &mut Held::default(), &mut || ()).unwrap();
     if !can {
         eprintln!("skipped: PAGEMAP_SCAN came with Linux 6.7");
     }
@@ -174,8 +174,8 @@ fn huge_reservations_cost_no_more_than_their_pages() {
         let (mut reads, mut found) = (0, Held::default());
         pagemap(&mut entries).held(&[area.part(has_access)], || reads += 1, |_, held| found = held).unwrap();
         assert_eq!(found, pages(written));
-        // A read of all of it would be 65536 times as many.
-        assert_eq!(reads, written);
+        // A read for each part that was found, and a look for each few hundred. To read all of it would be 262,144.
+        assert!((written..=written + 4).contains(&reads), "{reads}");
     }
 }
 

@@ -271,6 +271,25 @@ fn a_process_started_when_it_did() {
 }
 
 #[test]
+fn a_start_is_the_same_each_time() {
+    let child = Running::sibling();
+    let starts: Vec<_> = (0..1000).map(|_| family().open(child.pid()).unwrap().start_time()).collect();
+    // Two readings may lie on both sides of where rounding changes.
+    let (first, last) = (starts.iter().min().unwrap(), starts.iter().max().unwrap());
+    assert!(last - first <= 10_000 && first % 10_000 == 0);
+}
+
+#[test]
+fn whose_process_it_is() {
+    let child = Running::sibling();
+    assert!(family().hold(child.pid()).unwrap().is_ours().unwrap());
+    // Of whoever the directory belongs to, which for a dumpable process is its user.
+    let owner = fs::metadata("/proc/1").unwrap().uid();
+    // SAFETY: always succeeds.
+    assert_eq!(family().hold(1).unwrap().is_ours().unwrap(), owner == unsafe { libc::geteuid() });
+}
+
+#[test]
 fn the_kernels_list_of_children_and_a_search_find_the_same() {
     // The kernel's list is that of a thread's children, so the parent must not be one of the tests' threads.
     let parent = Running::start(Command::new("sh").args(["-c", "sleep 1000 & sleep 1000 & echo; read line"]));
