@@ -137,7 +137,7 @@ impl Landmarks {
 /// Whether a file is called `….so`, or `….so.` and a version.
 fn is_library(file: &[u8]) -> bool {
     let is_version = |text: &[u8]| text.iter().all(|byte| byte.is_ascii_digit() || *byte == b'.');
-    memchr::memmem::find_iter(file, b".so").any(|at| is_version(&file[at + 3..]))
+    file.windows(3).enumerate().any(|(at, part)| part == b".so" && is_version(&file[at + 3..]))
 }
 
 #[cfg(test)]

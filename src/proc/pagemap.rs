@@ -29,8 +29,8 @@ pub struct Held {
 /// From this size on a mapping is asked for what has pages at all.
 const LARGE: u64 = 1 << 30;
 
-/// How many pages are read at a time.
-const PIECE: usize = 16 * 1024;
+/// How many pages are read at a time. Room for more than these 64 kB the allocator would take from the kernel anew in each call.
+const PIECE: usize = 8 * 1024;
 
 const PRESENT: u64 = 1 << 63;
 const SWAPPED: u64 = 1 << 62;

@@ -356,8 +356,9 @@ impl Buffer {
     /// is consistent in itself only if it is read in one go: 4096 bytes of path, each escaped to four, and its keys.
     const LEAST_SPACE: usize = 32 * 1024;
 
-    /// How large the buffer is to begin with: an idle backend's smaps, and some.
-    const INITIAL: usize = 256 * 1024;
+    /// How large the buffer is to begin with: any small file, and an idle backend's maps. More than this the allocator would
+    /// take from the kernel anew, page by page, in each call.
+    const INITIAL: usize = 64 * 1024;
 
     /// What was read last.
     pub fn text(&self) -> &[u8] {

@@ -155,7 +155,7 @@ def test_huge_pages_that_are_in_shared_memory_are_not_private(huge_pages):
 
 
 def test_a_cancel_while_a_large_process_is_read(tmp_path):
-    """It has 100 GB of address space in mappings that are read all over, which takes 1,600 reads."""
+    """It has 100 GB of address space in mappings that are read all over, which takes 3,200 reads."""
     # Of two protections, so that the kernel does not make one large mapping of them.
     many = """
         #include <pthread.h>

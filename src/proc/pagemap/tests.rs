@@ -174,7 +174,7 @@ fn huge_reservations_cost_no_more_than_their_pages() {
         let (mut reads, mut found) = (0, Held::default());
         pagemap(&mut entries).held(&[area.part(has_access)], || reads += 1, |_, held| found = held).unwrap();
         assert_eq!(found, pages(written));
-        // A read for each part that was found, and a look for each few hundred. To read all of it would be 262,144.
+        // A read for each part that was found, and a look for each few hundred. To read all of it would be 524,288.
         assert!((written..=written + 4).contains(&reads), "{reads}");
     }
 }
