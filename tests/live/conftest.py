@@ -21,6 +21,8 @@ READERS = int(os.environ.get("READERS", "1"))
 def pytest_configure(config):
     """Temporary files go where scripts/with-cluster removes them."""
     config.option.basetemp = pathlib.Path(os.environ["PGDATA"]).parent / "pytest"
+    # What a shell starts in the background ignores it, and so would what we start and mean to end by it.
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     # Being terminated is an exception like any other, so that what a test has changed is changed back.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     config.addinivalue_line("markers", "long: takes minutes, and is left to make check-long")
