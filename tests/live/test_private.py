@@ -89,6 +89,38 @@ def test_a_sort_is_private_memory_while_it_lasts(cluster, connection):
         assert estimate() - estimate_before < 10_000_000
 
 
+def malloc_of(connection, session):
+    query = "SELECT private FROM pg_meminfo_private(%s) WHERE category = 'malloc'"
+    return connection.execute(query, [session.info.backend_pid]).fetchone()[0]
+
+
+def test_prepared_statements_stay(cluster, connection):
+    """An idle session can hold much."""
+    with cluster.connect("plan_cache_mode=force_generic_plan") as session:
+        before = malloc_of(connection, session)
+        columns = ", ".join(f"n + {column} AS c{column}" for column in range(200))
+        for number in range(100):
+            session.execute(f"PREPARE s{number} AS SELECT {columns} FROM generate_series(1, 1) AS n")
+            session.execute(f"EXECUTE s{number}")
+        [(cached,)] = session.execute(
+            "SELECT sum(total_bytes)::bigint FROM pg_backend_memory_contexts WHERE name IN ('CachedPlan', 'CachedPlanSource', 'CachedPlanQuery')"
+        ).fetchall()
+        # Not all of what Postgres has allocated it has touched.
+        assert malloc_of(connection, session) - before > 0.6 * cached > 10_000_000
+        session.execute("SELECT 1")
+        assert malloc_of(connection, session) - before > 0.6 * cached
+
+
+def test_temporary_tables_are_private_up_to_temp_buffers(cluster, connection):
+    with cluster.connect("temp_buffers=64MB") as session:
+        before = malloc_of(connection, session)
+        session.execute("CREATE TEMP TABLE t AS SELECT n, repeat('x', 1000) FROM generate_series(1, 50000) AS n")
+        assert malloc_of(connection, session) - before > 40_000_000
+        session.execute("DROP TABLE t")
+        # The buffers are kept for the next one.
+        assert malloc_of(connection, session) - before > 40_000_000
+
+
 # In each session: memory of every kind that pagemap and smaps might see differently. Allocated after the fork, for a huge page
 # that is still shared with the postmaster is where they do.
 KINDS = """
