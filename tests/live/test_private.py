@@ -2,11 +2,12 @@
 
 import os
 import re
+import subprocess
 import threading
 
 import psycopg
 import pytest
-from conftest import preload, start_cluster, wait_until
+from conftest import in_mounts, preload, start_cluster, wait_until
 from test_reading import traced
 
 PRIVATE = "SELECT category, mappings, virtual_size, private FROM pg_meminfo_private(%(pid)s) ORDER BY category"
@@ -234,3 +235,16 @@ def test_rollup_is_the_sum_of_the_mappings(cluster, connection):
     for stranger in 1, 0, -1, 2**31 - 1:
         for function in "rollup", "private":
             assert connection.execute(f"SELECT count(*) FROM pg_meminfo_{function}(%s)", [stranger]).fetchone() == (0,)
+
+
+def test_without_pagemap_there_are_only_sizes(tmp_path):
+    """What cannot be known is NULL, and no error."""
+    with start_cluster(within=in_mounts()) as cluster, cluster.connect() as connection, cluster.sessions(1) as [session]:
+        closed = tmp_path / "closed"
+        closed.touch(mode=0o000)
+        target = f"/proc/{session.info.backend_pid}/pagemap"
+        enter = ["nsenter", "--target", str(cluster.postmaster), "--mount"]
+        subprocess.run([*enter, "mount", "--bind", closed, target], check=True)
+        query = "SELECT mappings > 0, virtual_size > 0, resident, private, swap FROM pg_meminfo_private(%s)"
+        rows = connection.execute(query, [session.info.backend_pid]).fetchall()
+        assert len(rows) > 3 and set(rows) == {(True, True, None, None, None)}
