@@ -88,8 +88,8 @@ def test_idle_connections(busy):
             session.execute("SELECT count(*) FROM pages")
         after = idle()
         assert before[0] == after[0] == 20
-        # 60 MB of shared buffers are 120 kB of page tables for each.
-        assert after[1] - before[1] > 20 * 100 * 1024
+        # 60 MB of shared buffers are 120 kB of page tables for each, less what it had for some of them.
+        assert after[1] - before[1] > 20 * 60 * 1024
 
 
 def test_jit(busy):
