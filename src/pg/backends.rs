@@ -67,19 +67,21 @@ pub fn leader(pid: i32) -> Option<i32> {
     (leader != pid && leader != 0).then_some(leader)
 }
 
-/// What the title of a process of this cluster starts with.
-pub fn title_prefix() -> Vec<u8> {
+/// What the logger of this cluster calls itself. Majors differ in the last word.
+pub fn logger_title() -> Vec<u8> {
     // SAFETY: reads a setting that is fixed at server start.
     let cluster_name = unsafe { pg_sys::cluster_name };
-    let mut prefix = b"postgres: ".to_vec();
+    let mut title = b"postgres: ".to_vec();
     if !cluster_name.is_null() {
         let name = copy(cluster_name);
         if !name.is_empty() {
-            prefix.extend_from_slice(&name);
-            prefix.extend_from_slice(b": ");
+            title.extend_from_slice(&name);
+            title.extend_from_slice(b": ");
         }
     }
-    prefix
+    // SAFETY: a constant text.
+    title.extend_from_slice(&copy(unsafe { pg_sys::GetBackendTypeDesc(pg_sys::BackendType::B_LOGGER) }));
+    title
 }
 
 fn copy(text: *const c_char) -> Vec<u8> {

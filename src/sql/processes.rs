@@ -37,7 +37,7 @@ fn processes(call: &Call) {
     let reader = Reader::new();
     let mut buffer = Buffer::default();
     let postmaster = backends::postmaster_pid();
-    let logger = [&backends::title_prefix()[..], b"logger"].concat();
+    let logger = backends::logger_title();
     reader.each_process(|pid, backend, process| {
         let counters = match process.map(|process| Counters::read(process, &mut buffer)) {
             Some(Err(Error::Gone)) => return,

@@ -59,6 +59,12 @@ class Cluster:
         with contextlib.ExitStack() as stack:
             yield [stack.enter_context(self.connect()) for _ in range(count)]
 
+    def fill_shared_buffers(self, connection, table, megabytes):
+        """Makes a table of that size, all of which is in shared buffers, as they are larger. CREATE TABLE AS would use few."""
+        connection.execute(f"CREATE TABLE {table} (n int, x text)")
+        rows = megabytes * 1000
+        connection.execute(f"INSERT INTO {table} SELECT n, repeat('x', 950) FROM generate_series(1, {rows}) AS n")
+
     @contextlib.contextmanager
     def running(self, query, *settings):
         """The pid of a session in which a query runs, until the end of the block."""

@@ -74,9 +74,7 @@ def test_a_session_that_grows(busy):
 
 def test_idle_connections(busy):
     with busy.connect() as connection, busy.sessions(20) as sessions:
-        connection.execute("CREATE EXTENSION IF NOT EXISTS pg_prewarm")
-        connection.execute("CREATE TABLE pages AS SELECT n, repeat('x', 1000) AS x FROM generate_series(1, 60000) AS n")
-        connection.execute("SELECT pg_prewarm('pages')")
+        busy.fill_shared_buffers(connection, "pages", 60)
 
         def idle():
             by_state = {row["state"]: row for row in ask(connection, "What do idle connections cost?")}

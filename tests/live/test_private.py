@@ -51,13 +51,11 @@ def test_as_smaps_has_it(cluster, connection):
 def test_a_session_that_only_reads_shared_buffers_holds_nothing_of_them():
     """Where smaps counts as private what one process alone has touched, shared buffers too."""
     with start_cluster("shared_buffers = 256MB", "huge_pages = off") as cluster, cluster.connect() as connection:
-        connection.execute("CREATE EXTENSION pg_prewarm")
-        connection.execute("CREATE TABLE big AS SELECT n, repeat('x', 1000) FROM generate_series(1, 100000) AS n")
+        cluster.fill_shared_buffers(connection, "big", 100)
         with cluster.connect() as reader:
             pid = reader.info.backend_pid
             private = "SELECT sum(private)::bigint FROM pg_meminfo_private(%s)"
             before = connection.execute(private, [pid]).fetchone()[0]
-            reader.execute("SELECT pg_prewarm('big')")
             reader.execute("SELECT count(*) FROM big")
             [(rss_shmem, estimate)] = connection.execute("SELECT rss_shmem, private_estimate FROM pg_meminfo WHERE pid = %s", [pid])
             # At least a page of memory of each of the table's 14,000 pages of 8 kB.
