@@ -80,8 +80,6 @@ impl Column {
 pub struct ResultSet {
     store: *mut pg_sys::Tuplestorestate,
     columns: &'static [Column],
-    /// How many values the row has.
-    filled: usize,
     row: Tuple,
     scratch: Vec<u8>,
 }
@@ -95,7 +93,7 @@ impl ResultSet {
         let result = unsafe { &*call.result_info() };
         require_columns(result.setDesc, columns);
         let row = Tuple::new(columns.len());
-        ResultSet { store: result.setResult, columns, filled: 0, row, scratch: Vec::new() }
+        ResultSet { store: result.setResult, columns, row, scratch: Vec::new() }
     }
 
     /// The row's next value, a boolean.
@@ -121,7 +119,7 @@ impl ResultSet {
         if values.contains(&None) {
             values.into_iter().for_each(|value| self.int4(value));
         } else {
-            (0..N).for_each(|_| self.next(Kind::Int4));
+            (0..N).for_each(|nth| self.require(self.row.filled() + nth, Kind::Int4));
             self.row.int4s(&values.map(Option::unwrap_or_default));
         }
     }
@@ -147,16 +145,16 @@ impl ResultSet {
 
     /// The row's next value, a text. Bytes that are not valid in the database's encoding are escaped.
     pub fn text(&mut self, value: Option<&[u8]>) {
-        self.next(Kind::Text);
-        match value {
-            Some(bytes) => self.row.text(encoding::storable(bytes, &mut self.scratch)),
-            None => self.row.null(),
-        }
+        self.varlena(Kind::Text, value);
     }
 
     /// The row's next value, a char(n). As with [`ResultSet::text`], and never padded.
     pub fn char(&mut self, value: Option<&[u8]>) {
-        self.next(Kind::Char);
+        self.varlena(Kind::Char, value);
+    }
+
+    fn varlena(&mut self, kind: Kind, value: Option<&[u8]>) {
+        self.next(kind);
         match value {
             Some(bytes) => self.row.text(encoding::storable(bytes, &mut self.scratch)),
             None => self.row.null(),
@@ -167,16 +165,19 @@ impl ResultSet {
     pub fn end_row(&mut self) {
         let store = self.store;
         // SAFETY: the store is this call's. The row has a value of the right type for each column, as Tuple::finish() and
-        // ResultSet::next() see to, and stays where it is until after the call, which copies it.
+        // ResultSet::require() see to, and stays where it is until after the call, which copies it.
         self.row.finish(|tuple| unsafe { pg_sys::tuplestore_puttuple(store, tuple) });
-        self.filled = 0;
     }
 
     /// Checks the type of the row's next value.
-    fn next(&mut self, kind: Kind) {
-        let column = &self.columns[self.filled];
+    fn next(&self, kind: Kind) {
+        self.require(self.row.filled(), kind);
+    }
+
+    /// Checks the type of the row's value at a position.
+    fn require(&self, at: usize, kind: Kind) {
+        let column = &self.columns[at];
         assert_eq!(column.kind, kind, "column {}", column.name);
-        self.filled += 1;
     }
 }
 

@@ -55,6 +55,11 @@ impl Tuple {
         self.next = 0;
     }
 
+    /// How many values the row has.
+    pub fn filled(&self) -> usize {
+        self.next
+    }
+
     /// The next value, NULL.
     pub fn null(&mut self) {
         self.bytes[BITS + self.next / 8] &= !(1 << (self.next % 8));

@@ -68,6 +68,14 @@ impl<'a> Header<'a> {
     }
 }
 
+/// Each line of a whole maps file, with its addresses. `None` for one that is not of this form, or without its newline.
+pub fn lines(text: &[u8]) -> impl Iterator<Item = Option<(Header<'_>, Range<u64>)>> {
+    text.split_inclusive(|&byte| byte == b'\n').map(|line| {
+        let header = Header::parse(line.strip_suffix(b"\n")?)?;
+        Some((header, header.range()?))
+    })
+}
+
 /// The number in hexadecimal digits. `None` if it exceeds 64 bits.
 fn number(digits: &[u8]) -> Option<u64> {
     digits.iter().try_fold(0u64, |sum, &byte| {

@@ -66,9 +66,7 @@ pub struct Entries {
 impl<'a> Pagemap<'a> {
     pub(super) fn new(file: File, entries: &'a mut Entries) -> Self {
         entries.count = 0;
-        // SAFETY: asks for a constant of the system.
-        let page_size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as u64;
-        Pagemap { file, page_size, entries }
+        Pagemap { file, page_size: page_size(), entries }
     }
 
     /// What the process holds of each part; `take` gets it with the part's position. The parts must be in the order of their
@@ -81,11 +79,8 @@ impl<'a> Pagemap<'a> {
     ) -> io::Result<()> {
         for (at, part) in parts.iter().enumerate() {
             let mut held = Held::default();
-            let size = part.range.end.saturating_sub(part.range.start);
-            let is_plain = part.has_access && size < LARGE;
-            if !is_plain && self.scan(&part.range, &mut held, &mut between_reads)? {
-                // Counted.
-            } else if part.has_access {
+            let is_counted = !is_small(part) && self.scan(&part.range, &mut held, &mut between_reads)?;
+            if !is_counted && part.has_access {
                 let behind =
                     parts[at..].array_windows().take_while(|[a, b]| a.range.end == b.range.start && is_small(b));
                 let until = parts[at + behind.count()].range.end;
@@ -172,8 +167,15 @@ impl<'a> Pagemap<'a> {
     }
 }
 
+/// How large a page is.
+pub(super) fn page_size() -> u64 {
+    // SAFETY: asks for a constant of the system.
+    (unsafe { libc::sysconf(libc::_SC_PAGESIZE) }) as u64
+}
+
+/// Whether a mapping is read without a question.
 fn is_small(part: &Part) -> bool {
-    part.has_access && part.range.end - part.range.start < LARGE
+    part.has_access && part.range.end.saturating_sub(part.range.start) < LARGE
 }
 
 impl Entries {

@@ -2,10 +2,8 @@
 
 use std::io;
 
-use memchr::memchr;
-
 use super::category::{Category, Landmarks};
-use super::maps::Header;
+use super::maps;
 use super::pagemap::{Entries, Held, Pagemap, Part};
 use super::process::{Buffer, Error, Process};
 
@@ -41,19 +39,12 @@ pub fn by_category(
     process.read(c"maps", buffer, &mut between)?;
     parts.clear();
     categories.clear();
-    let mut rest = buffer.text();
-    while !rest.is_empty() {
-        let line = memchr(b'\n', rest).map(|end| rest.split_at(end));
-        let parsed = line.and_then(|(line, rest)| {
-            let header = Header::parse(line)?;
-            Some((header, header.range()?, &rest[1..]))
-        });
-        let Some((header, range, behind)) = parsed else { return Err(process.malformed(c"maps")) };
+    for line in maps::lines(buffer.text()) {
+        let (header, range) = line.ok_or_else(|| process.malformed(c"maps"))?;
         if header.permissions.ends_with(b"p") {
             parts.push(Part { range, has_access: !header.permissions.starts_with(b"---") });
             categories.push(landmarks.category(&header));
         }
-        rest = behind;
     }
 
     let mut usages = [Usage::default(); Category::COUNT];

@@ -15,11 +15,10 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::ptr;
 
-use memchr::memchr;
-
 use super::category::{Category, Landmarks};
 use super::kv;
-use super::maps::Header;
+use super::maps;
+use super::pagemap;
 use super::process::{Failure, Pid};
 
 /// A segment of shared memory.
@@ -40,13 +39,9 @@ pub struct Segment {
 }
 
 /// Adds to the segments those that a process's maps show. `None` if that is not of the form of maps.
-pub fn collect(segments: &mut Vec<Segment>, pid: Pid, maps: &[u8], landmarks: &Landmarks) -> Option<()> {
-    let mut rest = maps;
-    while !rest.is_empty() {
-        let (line, behind) = rest.split_at(memchr(b'\n', rest)?);
-        rest = &behind[1..];
-        let header = Header::parse(line)?;
-        let range = header.range()?;
+pub fn collect(segments: &mut Vec<Segment>, pid: Pid, text: &[u8], landmarks: &Landmarks) -> Option<()> {
+    for line in maps::lines(text) {
+        let (header, range) = line?;
         let is_main = header.contains(landmarks.in_main_segment);
         // The guard of the main segment is none.
         if !header.permissions.ends_with(b"s")
@@ -157,8 +152,7 @@ impl Drop for Mapped {
 /// How much of a range of our own address space is in RAM, whoever has brought it there.
 fn resident_in(range: &Range<u64>, mut between: impl FnMut()) -> io::Result<u64> {
     const PAGES: usize = 16 * 1024;
-    // SAFETY: asks for a constant of the system.
-    let page_size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as u64;
+    let page_size = pagemap::page_size();
     let mut states = [0; PAGES];
     let mut resident = 0;
     let mut start = range.start;

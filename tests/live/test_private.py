@@ -64,32 +64,28 @@ def test_a_session_that_only_reads_shared_buffers_holds_nothing_of_them():
             assert estimate < 20_000_000
 
 
+def malloc_of(connection, session):
+    query = "SELECT private FROM pg_meminfo_private(%s) WHERE category = 'malloc'"
+    return connection.execute(query, [session.info.backend_pid]).fetchone()[0]
+
+
 def test_a_sort_is_private_memory_while_it_lasts(cluster, connection):
     with cluster.connect("work_mem=256MB") as session:
-        query = "SELECT private FROM pg_meminfo_private(%s) WHERE category = 'malloc'"
-
-        def malloc():
-            return connection.execute(query, [session.info.backend_pid]).fetchone()[0]
 
         def estimate():
             estimates = "SELECT private_estimate FROM pg_meminfo WHERE pid = %s"
             return connection.execute(estimates, [session.info.backend_pid]).fetchone()[0]
 
         estimate_before = estimate()
-        before = malloc()
+        before = malloc_of(connection, session)
         session.execute("BEGIN; DECLARE c CURSOR FOR SELECT repeat(n::text, 20) AS t FROM generate_series(1, 1000000) AS n ORDER BY t")
         session.execute("FETCH 1 FROM c")
         [(used,)] = session.execute("SELECT sum(total_bytes)::bigint FROM pg_backend_memory_contexts").fetchall()
-        assert malloc() - before > 0.9 * (used - 5_000_000) > 100_000_000
+        assert malloc_of(connection, session) - before > 0.9 * (used - 5_000_000) > 100_000_000
         assert estimate() - estimate_before > 100_000_000
         session.execute("COMMIT")
-        assert malloc() - before < 10_000_000
+        assert malloc_of(connection, session) - before < 10_000_000
         assert estimate() - estimate_before < 10_000_000
-
-
-def malloc_of(connection, session):
-    query = "SELECT private FROM pg_meminfo_private(%s) WHERE category = 'malloc'"
-    return connection.execute(query, [session.info.backend_pid]).fetchone()[0]
 
 
 def test_prepared_statements_stay(cluster, connection):

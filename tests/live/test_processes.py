@@ -7,6 +7,7 @@ import socket
 import psutil
 import pytest
 from conftest import preload, start_cluster, wait_until
+from test_denied import NOT_DUMPABLE
 from test_reading import opened, traced
 
 COUNTERS = {
@@ -185,15 +186,9 @@ def test_io_uring(cluster, connection):
         assert not any(row[0] == "other" for row in mappings if row[2].endswith("s"))
 
 
-HIDDEN = """
-#include <sys/prctl.h>
-__attribute__((constructor)) static void hide(void) { prctl(PR_SET_DUMPABLE, 0); }
-"""
-
-
 def test_counters_need_less_than_mappings(tmp_path):
     """The status of a process that is not dumpable can be read. Only its mappings are missing, with a WARNING."""
-    with start_cluster(LD_PRELOAD=preload(tmp_path, HIDDEN)) as cluster, cluster.connect() as connection:
+    with start_cluster(LD_PRELOAD=preload(tmp_path, NOT_DUMPABLE)) as cluster, cluster.connect() as connection:
         wait_until(lambda: types(connection).keys() == tree(cluster))
         assert connection.execute("SELECT count(*) FROM pg_meminfo WHERE rss IS NULL").fetchone() == (0,)
         listed = connection.execute("SELECT DISTINCT pid FROM pg_meminfo_mappings").fetchall()
