@@ -39,7 +39,7 @@ EXTENSION = pg_meminfo
 EXTVERSION = $(shell sed -n "s/^default_version = '\(.*\)'/\1/p" pg_meminfo.control)
 MODULES = pg_meminfo
 DATA = pg_meminfo--$(EXTVERSION).sql
-REGRESS = contract access processes queries schema invariants summary settings holders
+REGRESS = contract access processes queries schema invariants summary settings holders cluster
 REGRESS_OPTS = --inputdir=regress
 EXTRA_CLEAN = target
 

@@ -579,3 +579,214 @@ COMMENT ON COLUMN pg_meminfo_segments.resident IS 'bytes: in RAM, whoever has to
 COMMENT ON COLUMN pg_meminfo_segments.huge IS 'flag: whether it is on huge pages';
 COMMENT ON COLUMN pg_meminfo_segments.processes IS 'number: attached processes';
 COMMENT ON COLUMN pg_meminfo_segments.leader_pid IS 'identifier: the process that all who are attached are, or are parallel workers of; NULL otherwise';
+
+-- pg_meminfo_cluster(): the whole cluster, in one row
+CREATE FUNCTION pg_meminfo_cluster(
+    OUT processes int,
+    OUT unreadable int,
+    OUT private bigint,
+    OUT shared_memory bigint,
+    OUT shared_memory_resident bigint,
+    OUT dynamic_shared_memory bigint,
+    OUT page_tables bigint,
+    OUT total bigint,
+    OUT swap bigint,
+    OUT huge_pages_status text,
+    OUT huge_pages_needed bigint,
+    OUT page_tables_saved bigint
+) RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'pg_meminfo_cluster'
+LANGUAGE C VOLATILE PARALLEL RESTRICTED COST 10000000 ROWS 1;
+
+COMMENT ON FUNCTION pg_meminfo_cluster() IS
+'The whole cluster in one row that adds up. Private memory page by page (pagemap), each shared memory segment once, page
+tables. Costs what pg_meminfo_private() costs for each process, and pg_meminfo_segments() once: for polling each minute, not
+each second.
+Sizes are in bytes. What the kernel does not tell is NULL. A sum is NULL, not too small, if a part of it cannot be told.
+
+processes (number): processes of the cluster
+unreadable (number): those among them whose private memory cannot be told; if there are any, private, dynamic_shared_memory and total are NULL
+private (bytes): in RAM, in private mappings, and mapped by no other process (pagemap, Linux 4.2)
+shared_memory (bytes): size of the main shared memory segment, where shared_buffers are
+shared_memory_resident (bytes): in RAM of it, whoever has touched it (mincore, or /proc/sysvipc/shm); on huge pages all of it
+dynamic_shared_memory (bytes): in RAM of all dynamic shared memory segments
+page_tables (bytes): page tables of all processes (VmPTE)
+total (bytes): private + shared_memory_resident + dynamic_shared_memory + page_tables; without page cache, and without the few MB that processes share with the postmaster since fork
+swap (bytes): anonymous memory of all processes in swap (VmSwap); not in total
+huge_pages_status (text): on or off: whether the main segment is on huge pages
+huge_pages_needed (number): huge pages that the main segment takes, or would take (shared_memory_size_in_huge_pages)
+page_tables_saved (bytes): page tables that there would be less, at least, with the main segment on huge pages; an estimate from maps, VmPTE and RssShmem. 0 if it is';
+
+-- pg_meminfo_cluster: the same, as a view
+CREATE VIEW pg_meminfo_cluster AS
+    SELECT s.processes, s.unreadable, s.private, s.shared_memory, s.shared_memory_resident,
+           s.dynamic_shared_memory, s.page_tables, s.total, s.swap, s.huge_pages_status, s.huge_pages_needed,
+           s.page_tables_saved
+    FROM pg_meminfo_cluster() s;
+
+GRANT SELECT ON pg_meminfo_cluster TO PUBLIC;
+
+COMMENT ON VIEW pg_meminfo_cluster IS
+'The whole cluster in one row that adds up: pg_meminfo_cluster().';
+COMMENT ON COLUMN pg_meminfo_cluster.processes IS 'number: processes of the cluster';
+COMMENT ON COLUMN pg_meminfo_cluster.unreadable IS 'number: those among them whose private memory cannot be told; if there are any, private, dynamic_shared_memory and total are NULL';
+COMMENT ON COLUMN pg_meminfo_cluster.private IS 'bytes: in RAM, in private mappings, and mapped by no other process (pagemap, Linux 4.2)';
+COMMENT ON COLUMN pg_meminfo_cluster.shared_memory IS 'bytes: size of the main shared memory segment, where shared_buffers are';
+COMMENT ON COLUMN pg_meminfo_cluster.shared_memory_resident IS 'bytes: in RAM of it, whoever has touched it (mincore, or /proc/sysvipc/shm); on huge pages all of it';
+COMMENT ON COLUMN pg_meminfo_cluster.dynamic_shared_memory IS 'bytes: in RAM of all dynamic shared memory segments';
+COMMENT ON COLUMN pg_meminfo_cluster.page_tables IS 'bytes: page tables of all processes (VmPTE)';
+COMMENT ON COLUMN pg_meminfo_cluster.total IS 'bytes: private + shared_memory_resident + dynamic_shared_memory + page_tables; without page cache, and without the few MB that processes share with the postmaster since fork';
+COMMENT ON COLUMN pg_meminfo_cluster.swap IS 'bytes: anonymous memory of all processes in swap (VmSwap); not in total';
+COMMENT ON COLUMN pg_meminfo_cluster.huge_pages_status IS 'text: on or off: whether the main segment is on huge pages';
+COMMENT ON COLUMN pg_meminfo_cluster.huge_pages_needed IS 'number: huge pages that the main segment takes, or would take (shared_memory_size_in_huge_pages)';
+COMMENT ON COLUMN pg_meminfo_cluster.page_tables_saved IS 'bytes: page tables that there would be less, at least, with the main segment on huge pages; an estimate from maps, VmPTE and RssShmem. 0 if it is';
+
+-- pg_meminfo_host(): the machine around
+CREATE FUNCTION pg_meminfo_host(
+    OUT memory_total bigint,
+    OUT memory_available bigint,
+    OUT swap_total bigint,
+    OUT swap_free bigint,
+    OUT commit_limit bigint,
+    OUT committed bigint,
+    OUT overcommit_memory int,
+    OUT headroom bigint,
+    OUT headroom_source text,
+    OUT huge_page_size bigint,
+    OUT huge_pages_total bigint,
+    OUT huge_pages_free bigint,
+    OUT huge_pages_reserved bigint,
+    OUT oom_kills bigint,
+    OUT dev_shm_size bigint,
+    OUT dev_shm_available bigint
+) RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'pg_meminfo_host'
+LANGUAGE C VOLATILE PARALLEL RESTRICTED COST 1000 ROWS 1;
+
+COMMENT ON FUNCTION pg_meminfo_host() IS
+'The machine around: its memory, and how much of it is left for the cluster before somebody is killed for it. From
+/proc/meminfo, /proc/vmstat, /proc/sys/vm/overcommit_memory, /dev/shm, and the cgroups. Costs a tenth of a millisecond.
+Sizes are in bytes. What the kernel does not print is NULL.
+
+memory_total (bytes): RAM (MemTotal)
+memory_available (bytes): what could be had without swapping (MemAvailable, Linux 3.14)
+swap_total (bytes): swap (SwapTotal)
+swap_free (bytes): free swap (SwapFree)
+commit_limit (bytes): how much the kernel promises at most if overcommit_memory is 2 (CommitLimit)
+committed (bytes): how much it has promised (Committed_AS)
+overcommit_memory (number): how the kernel promises memory: 0 by a guess, 1 always, 2 up to commit_limit (vm.overcommit_memory)
+headroom (bytes): what is left: the least of memory_available and, for each cgroup that we are in and that is limited, memory_limit - working_set
+headroom_source (text): which of them is the least: host, or the path of the cgroup
+huge_page_size (bytes): default size of a huge page (Hugepagesize)
+huge_pages_total (number): huge pages of that size (HugePages_Total)
+huge_pages_free (number): those that are not in use (HugePages_Free)
+huge_pages_reserved (number): those that are not in use, but promised (HugePages_Rsvd)
+oom_kills (number): processes that the OOM killer has taken since boot, on the whole machine (oom_kill of vmstat, Linux 4.13)
+dev_shm_size (bytes): size of /dev/shm, where dynamic shared memory is (statvfs)
+dev_shm_available (bytes): free space in /dev/shm';
+
+-- pg_meminfo_host: the same, as a view
+CREATE VIEW pg_meminfo_host AS
+    SELECT s.memory_total, s.memory_available, s.swap_total, s.swap_free, s.commit_limit, s.committed,
+           s.overcommit_memory, s.headroom, s.headroom_source, s.huge_page_size, s.huge_pages_total,
+           s.huge_pages_free, s.huge_pages_reserved, s.oom_kills, s.dev_shm_size, s.dev_shm_available
+    FROM pg_meminfo_host() s;
+
+GRANT SELECT ON pg_meminfo_host TO PUBLIC;
+
+COMMENT ON VIEW pg_meminfo_host IS
+'The machine around, its memory and how much of it is left: pg_meminfo_host().';
+COMMENT ON COLUMN pg_meminfo_host.memory_total IS 'bytes: RAM (MemTotal)';
+COMMENT ON COLUMN pg_meminfo_host.memory_available IS 'bytes: what could be had without swapping (MemAvailable, Linux 3.14)';
+COMMENT ON COLUMN pg_meminfo_host.swap_total IS 'bytes: swap (SwapTotal)';
+COMMENT ON COLUMN pg_meminfo_host.swap_free IS 'bytes: free swap (SwapFree)';
+COMMENT ON COLUMN pg_meminfo_host.commit_limit IS 'bytes: how much the kernel promises at most if overcommit_memory is 2 (CommitLimit)';
+COMMENT ON COLUMN pg_meminfo_host.committed IS 'bytes: how much it has promised (Committed_AS)';
+COMMENT ON COLUMN pg_meminfo_host.overcommit_memory IS 'number: how the kernel promises memory: 0 by a guess, 1 always, 2 up to commit_limit (vm.overcommit_memory)';
+COMMENT ON COLUMN pg_meminfo_host.headroom IS 'bytes: what is left: the least of memory_available and, for each cgroup that we are in and that is limited, memory_limit - working_set';
+COMMENT ON COLUMN pg_meminfo_host.headroom_source IS 'text: which of them is the least: host, or the path of the cgroup';
+COMMENT ON COLUMN pg_meminfo_host.huge_page_size IS 'bytes: default size of a huge page (Hugepagesize)';
+COMMENT ON COLUMN pg_meminfo_host.huge_pages_total IS 'number: huge pages of that size (HugePages_Total)';
+COMMENT ON COLUMN pg_meminfo_host.huge_pages_free IS 'number: those that are not in use (HugePages_Free)';
+COMMENT ON COLUMN pg_meminfo_host.huge_pages_reserved IS 'number: those that are not in use, but promised (HugePages_Rsvd)';
+COMMENT ON COLUMN pg_meminfo_host.oom_kills IS 'number: processes that the OOM killer has taken since boot, on the whole machine (oom_kill of vmstat, Linux 4.13)';
+COMMENT ON COLUMN pg_meminfo_host.dev_shm_size IS 'bytes: size of /dev/shm, where dynamic shared memory is (statvfs)';
+COMMENT ON COLUMN pg_meminfo_host.dev_shm_available IS 'bytes: free space in /dev/shm';
+
+-- pg_meminfo_cgroups(): the cgroups that we are in
+CREATE FUNCTION pg_meminfo_cgroups(
+    OUT level int,
+    OUT path text,
+    OUT version int,
+    OUT memory_limit bigint,
+    OUT memory_high bigint,
+    OUT usage bigint,
+    OUT working_set bigint,
+    OUT anon bigint,
+    OUT file bigint,
+    OUT shmem bigint,
+    OUT kernel bigint,
+    OUT swap_limit bigint,
+    OUT swap_usage bigint,
+    OUT unlimited boolean,
+    OUT oom_kills bigint,
+    OUT oom_group boolean,
+    OUT psi_some_usec bigint,
+    OUT psi_full_usec bigint
+) RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'pg_meminfo_cgroups'
+LANGUAGE C VOLATILE PARALLEL RESTRICTED COST 1000 ROWS 4;
+
+COMMENT ON FUNCTION pg_meminfo_cgroups() IS
+'The cgroup that this session is in, its parent, and so on, as far as they can be seen from within the container: their
+limits, what is charged to them, and what came of it. Costs a tenth of a millisecond each. No rows if none can be seen.
+Sizes are in bytes. What the kernel does not print, or not in this version of cgroups, is NULL.
+
+level (number): 0 for our own, 1 for its parent, and so on
+path (text): path in the hierarchy, as seen from within the container (/proc/self/cgroup)
+version (number): version of cgroups in which memory is accounted, 1 or 2
+memory_limit (bytes): where the OOM killer comes (memory.max; memory.limit_in_bytes); NULL if unlimited
+memory_high (bytes): where processes are slowed down (memory.high); NULL if unlimited, and in version 1
+usage (bytes): what is charged, page cache included (memory.current; memory.usage_in_bytes)
+working_set (bytes): usage without inactive page cache, as the kubelet counts
+anon (bytes): anonymous memory (anon; total_rss)
+file (bytes): page cache, shared memory included (file; total_cache)
+shmem (bytes): shared memory and files of tmpfs (shmem; total_shmem)
+kernel (bytes): the kernel''s own, such as page tables (kernel, Linux 5.18; memory.kmem.usage_in_bytes)
+swap_limit (bytes): how much may be swapped (memory.swap.max; memory.memsw.limit_in_bytes - memory.limit_in_bytes); NULL if unlimited
+swap_usage (bytes): what is swapped (memory.swap.current; total_swap)
+unlimited (flag): whether this cgroup has no memory limit
+oom_kills (number): processes that the OOM killer has taken (oom_kill of memory.events; of memory.oom_control, Linux 4.13, without descendants)
+oom_group (flag): whether it takes all processes of the cgroup at once (memory.oom.group, Linux 4.19); NULL in version 1
+psi_some_usec (microseconds): time in which some task waited for memory (some of memory.pressure, Linux 4.20); NULL in version 1
+psi_full_usec (microseconds): time in which all of them did (full of memory.pressure, Linux 4.20); NULL in version 1';
+
+-- pg_meminfo_cgroups: the same, as a view
+CREATE VIEW pg_meminfo_cgroups AS
+    SELECT s.level, s.path, s.version, s.memory_limit, s.memory_high, s.usage, s.working_set, s.anon, s.file,
+           s.shmem, s.kernel, s.swap_limit, s.swap_usage, s.unlimited, s.oom_kills, s.oom_group,
+           s.psi_some_usec, s.psi_full_usec
+    FROM pg_meminfo_cgroups() s;
+
+GRANT SELECT ON pg_meminfo_cgroups TO PUBLIC;
+
+COMMENT ON VIEW pg_meminfo_cgroups IS
+'The cgroup that this session is in, its parent, and so on: pg_meminfo_cgroups().';
+COMMENT ON COLUMN pg_meminfo_cgroups.level IS 'number: 0 for our own, 1 for its parent, and so on';
+COMMENT ON COLUMN pg_meminfo_cgroups.path IS 'text: path in the hierarchy, as seen from within the container (/proc/self/cgroup)';
+COMMENT ON COLUMN pg_meminfo_cgroups.version IS 'number: version of cgroups in which memory is accounted, 1 or 2';
+COMMENT ON COLUMN pg_meminfo_cgroups.memory_limit IS 'bytes: where the OOM killer comes (memory.max; memory.limit_in_bytes); NULL if unlimited';
+COMMENT ON COLUMN pg_meminfo_cgroups.memory_high IS 'bytes: where processes are slowed down (memory.high); NULL if unlimited, and in version 1';
+COMMENT ON COLUMN pg_meminfo_cgroups.usage IS 'bytes: what is charged, page cache included (memory.current; memory.usage_in_bytes)';
+COMMENT ON COLUMN pg_meminfo_cgroups.working_set IS 'bytes: usage without inactive page cache, as the kubelet counts';
+COMMENT ON COLUMN pg_meminfo_cgroups.anon IS 'bytes: anonymous memory (anon; total_rss)';
+COMMENT ON COLUMN pg_meminfo_cgroups.file IS 'bytes: page cache, shared memory included (file; total_cache)';
+COMMENT ON COLUMN pg_meminfo_cgroups.shmem IS 'bytes: shared memory and files of tmpfs (shmem; total_shmem)';
+COMMENT ON COLUMN pg_meminfo_cgroups.kernel IS 'bytes: the kernel''s own, such as page tables (kernel, Linux 5.18; memory.kmem.usage_in_bytes)';
+COMMENT ON COLUMN pg_meminfo_cgroups.swap_limit IS 'bytes: how much may be swapped (memory.swap.max; memory.memsw.limit_in_bytes - memory.limit_in_bytes); NULL if unlimited';
+COMMENT ON COLUMN pg_meminfo_cgroups.swap_usage IS 'bytes: what is swapped (memory.swap.current; total_swap)';
+COMMENT ON COLUMN pg_meminfo_cgroups.unlimited IS 'flag: whether this cgroup has no memory limit';
+COMMENT ON COLUMN pg_meminfo_cgroups.oom_kills IS 'number: processes that the OOM killer has taken (oom_kill of memory.events; of memory.oom_control, Linux 4.13, without descendants)';
+COMMENT ON COLUMN pg_meminfo_cgroups.oom_group IS 'flag: whether it takes all processes of the cgroup at once (memory.oom.group, Linux 4.19); NULL in version 1';
+COMMENT ON COLUMN pg_meminfo_cgroups.psi_some_usec IS 'microseconds: time in which some task waited for memory (some of memory.pressure, Linux 4.20); NULL in version 1';
+COMMENT ON COLUMN pg_meminfo_cgroups.psi_full_usec IS 'microseconds: time in which all of them did (full of memory.pressure, Linux 4.20); NULL in version 1';

@@ -24,6 +24,9 @@ SELECT count(*) FROM pg_meminfo_mappings;
 SELECT count(*) FROM pg_meminfo_rollup(pg_backend_pid());
 SELECT count(*) FROM pg_meminfo_private(pg_backend_pid());
 SELECT count(*) FROM pg_meminfo_segments;
+SELECT count(*) FROM pg_meminfo_cluster;
+SELECT count(*) FROM pg_meminfo_host;
+SELECT count(*) FROM pg_meminfo_cgroups;
 -- Without a call there is nothing to refuse
 SELECT count(*) FROM pg_meminfo_smaps(NULL);
 RESET ROLE;
@@ -34,6 +37,7 @@ SELECT count(*) > 0 AS ok FROM pg_meminfo_smaps(pg_backend_pid());
 SELECT count(*) > 0 AS ok FROM smap_summary;
 SELECT count(*) > 0 AS ok FROM pg_meminfo;
 SELECT count(*) > 0 AS ok FROM pg_meminfo_mappings WHERE pid = pg_backend_pid();
+SELECT count(*) AS ok FROM pg_meminfo_cluster, pg_meminfo_host;
 RESET ROLE;
 
 SET ROLE regress_meminfo_monitor;

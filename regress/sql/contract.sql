@@ -77,7 +77,8 @@ ORDER BY proname;
 SELECT attrelid::regclass AS view, attname AS column_that_differs
 FROM view_columns v, functions f
 WHERE (attrelid, proname) IN (('pg_meminfo'::regclass, 'pg_meminfo_processes'), ('pg_meminfo_mappings'::regclass, 'pg_meminfo_smaps'),
-        ('pg_meminfo_segments'::regclass, 'pg_meminfo_segments'))
+        ('pg_meminfo_segments'::regclass, 'pg_meminfo_segments'), ('pg_meminfo_cluster'::regclass, 'pg_meminfo_cluster'),
+        ('pg_meminfo_host'::regclass, 'pg_meminfo_host'), ('pg_meminfo_cgroups'::regclass, 'pg_meminfo_cgroups'))
     AND attname = ANY (proargnames) AND attname NOT IN ('pid', 'backend_type')
     AND strpos(obj_description(f.oid, 'pg_proc'),
         regexp_replace(col_description(attrelid, attnum), '^(.*?): ', format('%s (\1): ', attname))) = 0;

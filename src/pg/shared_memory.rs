@@ -1,4 +1,6 @@
-//! Where Postgres's own shared memory is.
+//! Where Postgres's own shared memory is, and what it takes.
+
+use core::ffi::CStr;
 
 use pgrx_pg_sys as pg_sys;
 
@@ -12,4 +14,13 @@ pub fn an_address() -> u64 {
 pub fn system_v_key() -> u32 {
     // SAFETY: as above. Postgres keeps a key_t, 32 bits wide, in a larger type.
     unsafe { pg_sys::UsedShmemSegID as u32 }
+}
+
+/// How many huge pages the main segment takes (shared_memory_size_in_huge_pages). `None` where Postgres knows none.
+pub fn huge_pages_needed() -> Option<i64> {
+    // SAFETY: the name ends with a NUL, and is that of a setting in each major that we support.
+    let text = unsafe { pg_sys::GetConfigOption(c"shared_memory_size_in_huge_pages".as_ptr(), false, false) };
+    // SAFETY: a text in a buffer that the next call fills anew.
+    let number: i64 = unsafe { CStr::from_ptr(text) }.to_str().ok()?.parse().ok()?;
+    (number >= 0).then_some(number)
 }

@@ -77,6 +77,12 @@ pub fn signed(text: &[u8]) -> Option<i32> {
     str::from_utf8(trim(text)).ok()?.parse().ok()
 }
 
+/// The number of a key in a text of lines `key number`, the kernel's flat keyed format: memory.stat and vmstat.
+pub fn flat_keyed(text: &[u8], key: &[u8]) -> Option<u64> {
+    let value = |line: &'_ [u8]| decimal(line.strip_prefix(key)?.strip_prefix(b" ")?);
+    text.split(|&byte| byte == b'\n').find_map(value)
+}
+
 /// A value without the blanks and tabs around it.
 pub fn trim(value: &[u8]) -> &[u8] {
     value.trim_ascii()
@@ -137,6 +143,15 @@ mod tests {
         for bad in [&b""[..], b"\n", b"1 2\n", b"99999999999\n", b"\xff"] {
             assert_eq!(signed(bad), None);
         }
+    }
+
+    #[test]
+    fn a_flat_key_is_whole() {
+        let text = b"anon 1\nfile_mapped 2\nfile 3\nnr_file 4\n";
+        assert_eq!(flat_keyed(text, b"file"), Some(3));
+        assert_eq!(flat_keyed(text, b"anon"), Some(1));
+        assert_eq!(flat_keyed(text, b"fil"), None);
+        assert_eq!(flat_keyed(b"anon 1 kB\nanonymous 1\n", b"anon"), None);
     }
 
     #[test]

@@ -4,8 +4,11 @@
 
 pub mod ahead;
 pub mod category;
+pub mod cgroup;
+pub mod host;
 pub mod kv;
 pub mod maps;
+pub mod page_tables;
 pub mod pagemap;
 pub mod private;
 pub mod process;

@@ -1,5 +1,7 @@
 //! The bridge: each SQL function reads by way of `proc` and answers by way of `pg`. One file for each family of functions.
 
+mod cluster;
+mod host;
 mod landmarks;
 mod private;
 mod processes;

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use crate::pg::fmgr::{Call, sql_function};
 use crate::pg::srf::{Column, ResultSet};
 use crate::pg::{backends, interrupts};
+use crate::proc::category::Landmarks;
 use crate::proc::process::Pid;
 use crate::proc::segment::{self, Segment};
 
@@ -30,20 +31,14 @@ const SEGMENTS: [Column; 8] = [
 fn segments(call: &Call) {
     let mut rows = ResultSet::start(call, &SEGMENTS);
     let mut reader = Reader::new();
-    let landmarks = landmarks::find();
-    let mut segments = Vec::new();
-    let pids = reader.pids();
     let mut leaders = HashMap::new();
-    reader.read_each(&pids, c"maps", |pid, text| {
-        // Before it can have gone.
+    // Before it can have gone.
+    let segments = find(&mut reader, &landmarks::find(), |pid, _| {
         leaders.insert(pid, backends::leader(pid).unwrap_or(pid));
-        if segment::collect(&mut segments, pid, text.bytes, &landmarks).is_none() {
-            raise_malformed(&text, &"A line is not in the form that proc(5) describes.");
-        }
     });
     let int8 = |number: u64| i64::try_from(number).ok();
     for segment in &segments {
-        let resident = segment.resident(interrupts::check).unwrap_or_else(|failure| raise(&failure));
+        let resident = resident(segment);
         rows.text(Some(if segment.is_main { b"main" } else { b"dynamic" }));
         rows.text(Some(&segment.name));
         rows.int8(segment.inode.and_then(int8));
@@ -55,6 +50,24 @@ fn segments(call: &Call) {
         rows.end_row();
     }
     reader.warn_of_denied();
+}
+
+/// The segments of the cluster. Shows each process's maps to `look`, too.
+pub fn find(reader: &mut Reader, landmarks: &Landmarks, mut look: impl FnMut(Pid, &[u8])) -> Vec<Segment> {
+    let pids = reader.pids();
+    let mut segments = Vec::new();
+    reader.read_each(&pids, c"maps", |pid, text| {
+        look(pid, text.bytes);
+        if segment::collect(&mut segments, pid, text.bytes, landmarks).is_none() {
+            raise_malformed(&text, &"A line is not in the form that proc(5) describes.");
+        }
+    });
+    segments
+}
+
+/// How much of a segment is in RAM, in bytes, if that can be found out.
+pub fn resident(segment: &Segment) -> Option<u64> {
+    segment.resident(interrupts::check).unwrap_or_else(|failure| raise(&failure))
 }
 
 /// The leader that all who are attached share, if so.

@@ -1,0 +1,341 @@
+//! The cgroups that we are in, up to the topmost that can be seen: their limits, what is charged to them, and what came of it.
+//!
+//! Two files say where they are. `/proc/self/cgroup` has our path within each hierarchy; `/proc/self/mountinfo` has where a
+//! hierarchy, or a part of it, is mounted. Both are as seen from our cgroup namespace, so a container's own cgroup is `/`
+//! there, and what is above it is not to be seen, limits or not.
+//!
+//! Memory is accounted in one hierarchy only: that of version 1 if `memory` is among our controllers of that version, else
+//! version 2, also where both versions are mounted. The versions name the same things differently; where one has no such
+//! thing, it is `None`.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use super::kv;
+use super::process::Failure;
+
+/// Which interface the kernel offers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// cgroup: a hierarchy for each controller.
+    One,
+    /// cgroup2: one for all.
+    Two,
+}
+
+/// How much may be charged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// So many bytes.
+    Bytes(u64),
+    /// Any amount, as far as this cgroup is concerned.
+    Unlimited,
+}
+
+impl Limit {
+    /// The bytes, if they are limited.
+    pub fn bytes(self) -> Option<u64> {
+        match self {
+            Limit::Bytes(bytes) => Some(bytes),
+            Limit::Unlimited => None,
+        }
+    }
+}
+
+/// A cgroup: what may be charged to it and what is, descendants included. In bytes; `None` where the kernel has no such
+/// thing or does not let us see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cgroup {
+    /// Its path in the hierarchy, as seen from our cgroup namespace.
+    pub path: Vec<u8>,
+    /// Of the hierarchy.
+    pub version: Version,
+    /// Where the OOM killer comes (memory.max, memory.limit_in_bytes).
+    pub limit: Option<Limit>,
+    /// Where processes are slowed down (memory.high).
+    pub high: Option<Limit>,
+    /// What is charged, page cache included (memory.current, memory.usage_in_bytes).
+    pub usage: Option<u64>,
+    /// The part of it that is page cache which was not used lately: given up first, and without harm.
+    pub inactive_file: Option<u64>,
+    /// Anonymous memory.
+    pub anon: Option<u64>,
+    /// Page cache, shared memory included.
+    pub file: Option<u64>,
+    /// Shared memory, and files of tmpfs.
+    pub shmem: Option<u64>,
+    /// The kernel's own, on the cgroup's behalf; page tables, for example.
+    pub kernel: Option<u64>,
+    /// How much may be swapped. In version 1, what memory and swap may be together beyond what memory may be.
+    pub swap_limit: Option<Limit>,
+    /// What is swapped.
+    pub swap: Option<u64>,
+    /// Processes that the OOM killer has taken. In version 1 without those of descendants.
+    pub oom_kills: Option<u64>,
+    /// Whether it takes all of the cgroup at once.
+    pub oom_group: Option<bool>,
+    /// Microseconds in which some task was waiting for memory.
+    pub psi_some: Option<u64>,
+    /// Microseconds in which all were.
+    pub psi_full: Option<u64>,
+}
+
+impl Cgroup {
+    /// What cannot be given up without harm: usage without inactive page cache, as the kubelet counts.
+    pub fn working_set(&self) -> Option<u64> {
+        Some(self.usage?.saturating_sub(self.inactive_file?))
+    }
+}
+
+/// Our own cgroup, its parent, and so on. `root` is `/`, where no test says otherwise. Empty if none can be seen.
+pub fn of_ourselves(root: &Path) -> Result<Vec<Cgroup>, Failure> {
+    let ourselves = Directory(root.join("proc/self"));
+    let (Some(cgroup), Some(mountinfo)) = (ourselves.read("cgroup")?, ourselves.read("mountinfo")?) else {
+        return Ok(Vec::new());
+    };
+    let Some(place) = Place::find(&cgroup, &mountinfo) else { return Ok(Vec::new()) };
+    place.cgroups(root)
+}
+
+/// Where our cgroup is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Place {
+    version: Version,
+    mount_point: PathBuf,
+    /// The path of the cgroup that is mounted there.
+    top: Vec<u8>,
+    /// The names of the cgroups from there down to ours.
+    names: Vec<Vec<u8>>,
+}
+
+impl Place {
+    fn find(cgroup: &[u8], mountinfo: &[u8]) -> Option<Self> {
+        let (version, path) = membership(cgroup)?;
+        let places = lines(mountinfo).filter_map(|line| Mount::parse(line)).filter_map(|mount| {
+            let names = mount.is_of(version).then(|| below(&mount.root, path))??;
+            Some(Place { version, mount_point: mount.point, top: mount.root, names })
+        });
+        // Where several parts of the hierarchy are mounted, the one that shows most. The last one, for it hides others.
+        places.max_by_key(|place| place.names.len())
+    }
+
+    fn cgroups(&self, root: &Path) -> Result<Vec<Cgroup>, Failure> {
+        let mut cgroups = Vec::new();
+        for depth in (0..=self.names.len()).rev() {
+            let names = &self.names[..depth];
+            let mut directory = root.join(self.mount_point.strip_prefix("/").unwrap_or(&self.mount_point));
+            let mut path = self.top.clone();
+            for name in names {
+                directory.push(OsStr::from_bytes(name));
+                if !path.ends_with(b"/") {
+                    path.push(b'/');
+                }
+                path.extend_from_slice(name);
+            }
+            // Not there if it was removed, or if another file system is mounted over it.
+            if directory.is_dir() {
+                cgroups.push(Directory(directory).cgroup(path, self.version)?);
+            }
+        }
+        Ok(cgroups)
+    }
+}
+
+/// The version of the hierarchy in which our memory is accounted, and our path in it.
+fn membership(cgroup: &[u8]) -> Option<(Version, &[u8])> {
+    let memberships = || {
+        lines(cgroup).filter_map(|line| {
+            let mut fields = line.splitn(3, |&byte| byte == b':');
+            Some((fields.next()?, fields.next()?, fields.next()?))
+        })
+    };
+    let mut controllers = memberships().map(|(_, controllers, path)| (controllers, path));
+    if let Some((_, path)) = controllers.find(|(controllers, _)| has_word(controllers, b"memory")) {
+        return Some((Version::One, path));
+    }
+    memberships()
+        .find(|(id, controllers, _)| id == b"0" && controllers.is_empty())
+        .map(|(_, _, path)| (Version::Two, path))
+}
+
+/// A line of mountinfo, as far as it matters here.
+struct Mount<'a> {
+    root: Vec<u8>,
+    point: PathBuf,
+    file_system: &'a [u8],
+    options: &'a [u8],
+}
+
+impl<'a> Mount<'a> {
+    fn parse(line: &'a [u8]) -> Option<Self> {
+        let mut fields = line.split(|&byte| byte == b' ');
+        let root = unescaped(fields.nth(3)?);
+        let point = PathBuf::from(OsStr::from_bytes(&unescaped(fields.next()?)));
+        // Behind it come options, any number of optional fields, and a separator.
+        fields.find(|field| field == b"-")?;
+        let file_system = fields.next()?;
+        let options = fields.nth(1)?;
+        Some(Mount { root, point, file_system, options })
+    }
+
+    fn is_of(&self, version: Version) -> bool {
+        match version {
+            Version::One => self.file_system == b"cgroup" && has_word(self.options, b"memory"),
+            Version::Two => self.file_system == b"cgroup2",
+        }
+    }
+}
+
+/// The names that lead from one cgroup down to another. `None` if they do not: the other is elsewhere in the hierarchy, or
+/// they are on both sides of the border of our namespace, where names are not to be seen.
+fn below(root: &[u8], path: &[u8]) -> Option<Vec<Vec<u8>>> {
+    let rest = path.strip_prefix(root)?;
+    if !(rest.is_empty() || rest.starts_with(b"/") || root.ends_with(b"/")) {
+        return None;
+    }
+    let names: Vec<_> = rest.split(|&byte| byte == b'/').filter(|name| !name.is_empty()).map(<[u8]>::to_vec).collect();
+    (!names.iter().any(|name| name == b"..")).then_some(names)
+}
+
+/// What the kernel has written with `\040` for a blank, and so on.
+fn unescaped(text: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((&first, behind)) = rest.split_first() {
+        let octal = (first == b'\\').then(|| behind.split_first_chunk::<3>()).flatten();
+        let escaped = octal.and_then(|(digits, behind)| {
+            let byte = u8::from_str_radix(str::from_utf8(digits).ok()?, 8).ok()?;
+            Some((byte, behind))
+        });
+        let (byte, behind) = escaped.unwrap_or((first, behind));
+        bytes.push(byte);
+        rest = behind;
+    }
+    bytes
+}
+
+/// A directory with small files of the kernel's.
+struct Directory(PathBuf);
+
+impl Directory {
+    /// The whole of a file. `None` if there is none, or we may not read it.
+    fn read(&self, name: &str) -> Result<Option<Vec<u8>>, Failure> {
+        let path = self.0.join(name);
+        match fs::read(&path) {
+            Ok(text) => Ok(Some(text)),
+            Err(source) => match source.raw_os_error() {
+                // The last two: the cgroup is gone, the kernel was told not to keep that account.
+                Some(libc::ENOENT | libc::EACCES | libc::EPERM | libc::ENODEV | libc::EOPNOTSUPP) => Ok(None),
+                _ => Err(Failure { path, source }),
+            },
+        }
+    }
+
+    fn number(&self, name: &str) -> Result<Option<u64>, Failure> {
+        Ok(self.read(name)?.and_then(|text| kv::number(&text)))
+    }
+
+    /// A limit. Where there is no such file, nothing is limited: in the topmost cgroup of all, and where the controller is not
+    /// switched on.
+    fn limit(&self, name: &str) -> Result<Option<Limit>, Failure> {
+        if let Some(text) = self.read(name)? {
+            return Ok(limit(&text));
+        }
+        let exists = fs::metadata(self.0.join(name));
+        Ok(exists.is_err_and(|error| error.kind() == io::ErrorKind::NotFound).then_some(Limit::Unlimited))
+    }
+
+    fn cgroup(&self, path: Vec<u8>, version: Version) -> Result<Cgroup, Failure> {
+        let stat = self.read("memory.stat")?.unwrap_or_default();
+        let stat = |key: &str| kv::flat_keyed(&stat, key.as_bytes());
+        match version {
+            Version::One => {
+                let limit = self.limit("memory.limit_in_bytes")?;
+                let oom_control = self.read("memory.oom_control")?.unwrap_or_default();
+                Ok(Cgroup {
+                    path,
+                    version,
+                    limit,
+                    high: None,
+                    usage: self.number("memory.usage_in_bytes")?,
+                    inactive_file: stat("total_inactive_file"),
+                    anon: stat("total_rss"),
+                    file: stat("total_cache"),
+                    shmem: stat("total_shmem"),
+                    kernel: self.number("memory.kmem.usage_in_bytes")?,
+                    swap_limit: beyond(self.limit("memory.memsw.limit_in_bytes")?, limit),
+                    swap: stat("total_swap"),
+                    oom_kills: kv::flat_keyed(&oom_control, b"oom_kill"),
+                    oom_group: None,
+                    psi_some: None,
+                    psi_full: None,
+                })
+            }
+            Version::Two => {
+                let events = self.read("memory.events")?.unwrap_or_default();
+                let pressure = self.read("memory.pressure")?.unwrap_or_default();
+                Ok(Cgroup {
+                    path,
+                    version,
+                    limit: self.limit("memory.max")?,
+                    high: self.limit("memory.high")?,
+                    usage: self.number("memory.current")?,
+                    inactive_file: stat("inactive_file"),
+                    anon: stat("anon"),
+                    file: stat("file"),
+                    shmem: stat("shmem"),
+                    kernel: stat("kernel"),
+                    swap_limit: self.limit("memory.swap.max")?,
+                    swap: self.number("memory.swap.current")?,
+                    oom_kills: kv::flat_keyed(&events, b"oom_kill"),
+                    oom_group: self.number("memory.oom.group")?.map(|flag| flag != 0),
+                    psi_some: total(&pressure, b"some "),
+                    psi_full: total(&pressure, b"full "),
+                })
+            }
+        }
+    }
+}
+
+/// A limit's file: a number or `max`. In version 1 a number without a meaning stands for the latter, the largest that is a
+/// multiple of the page size.
+fn limit(text: &[u8]) -> Option<Limit> {
+    const LARGEST_PAGE: u64 = 64 * 1024;
+    match kv::trim(text) {
+        b"max" => Some(Limit::Unlimited),
+        number => match kv::decimal(number)? {
+            number if number > i64::MAX as u64 - LARGEST_PAGE => Some(Limit::Unlimited),
+            number => Some(Limit::Bytes(number)),
+        },
+    }
+}
+
+/// What a limit on two things leaves for the second.
+fn beyond(both: Option<Limit>, first: Option<Limit>) -> Option<Limit> {
+    match (both?, first?) {
+        (Limit::Bytes(both), Limit::Bytes(first)) => Some(Limit::Bytes(both.saturating_sub(first))),
+        // It cannot be below the first, so neither is limited; or only both are.
+        (both, Limit::Unlimited) | (both @ Limit::Unlimited, _) => Some(both),
+    }
+}
+
+/// The total in a line such as `some avg10=0.00 avg60=0.00 avg300=0.00 total=12`.
+fn total(pressure: &[u8], kind: &[u8]) -> Option<u64> {
+    let words = lines(pressure).find_map(|line| line.strip_prefix(kind))?;
+    words.split(|&byte| byte == b' ').find_map(|word| kv::decimal(word.strip_prefix(b"total=")?))
+}
+
+fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    text.split(|&byte| byte == b'\n')
+}
+
+/// Whether a word is one of those that commas separate.
+fn has_word(list: &[u8], wanted: &[u8]) -> bool {
+    list.split(|&byte| byte == b',').any(|word| word == wanted)
+}
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -1,0 +1,295 @@
+//! Trees as systems have them: the two versions, both together, containers.
+
+use tempfile::TempDir;
+
+use super::*;
+
+/// Files below a directory that stands for `/`.
+pub struct Tree(TempDir);
+
+impl Tree {
+    /// Files of these names and contents.
+    pub fn new(files: &[(&str, &str)]) -> Self {
+        let tree = Tree(tempfile::tempdir().unwrap());
+        for (name, text) in files {
+            let path = tree.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        tree
+    }
+
+    /// What stands for `/`.
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn cgroups(&self) -> Vec<Cgroup> {
+        of_ourselves(self.path()).unwrap()
+    }
+}
+
+/// A cgroup of which nothing is known.
+fn unknown(path: &str, version: Version) -> Cgroup {
+    Cgroup {
+        path: path.into(),
+        version,
+        limit: None,
+        high: None,
+        usage: None,
+        inactive_file: None,
+        anon: None,
+        file: None,
+        shmem: None,
+        kernel: None,
+        swap_limit: None,
+        swap: None,
+        oom_kills: None,
+        oom_group: None,
+        psi_some: None,
+        psi_full: None,
+    }
+}
+
+/// One in which nothing is limited, and nothing said.
+fn open(path: &str) -> Cgroup {
+    let unlimited = Some(Limit::Unlimited);
+    Cgroup { limit: unlimited, high: unlimited, swap_limit: unlimited, ..unknown(path, Version::Two) }
+}
+
+fn paths(cgroups: &[Cgroup]) -> Vec<String> {
+    cgroups.iter().map(|cgroup| cgroup.path.escape_ascii().to_string()).collect()
+}
+
+const V2_MOUNT: &str = "30 23 0:26 / /sys/fs/cgroup rw,nosuid,nodev shared:4 master:1 - cgroup2 cgroup2 rw,nsdelegate,memory_recursiveprot\n";
+
+#[test]
+fn version_2_with_a_service_and_its_slice() {
+    let service = "sys/fs/cgroup/system.slice/postgresql.service";
+    let tree = Tree::new(&[
+        ("proc/self/cgroup", "0::/system.slice/postgresql.service\n"),
+        ("proc/self/mountinfo", &format!("22 1 254:1 / / rw - ext4 /dev/vda1 rw\n{V2_MOUNT}")),
+        (&format!("{service}/memory.max"), "4294967296\n"),
+        (&format!("{service}/memory.high"), "max\n"),
+        (&format!("{service}/memory.current"), "3000000000\n"),
+        (
+            &format!("{service}/memory.stat"),
+            "anon 1000\nfile 2000\nkernel 300\nkernel_stack 7\nshmem 1500\ninactive_anon 9\ninactive_file 1000000000\n",
+        ),
+        (&format!("{service}/memory.swap.max"), "1073741824\n"),
+        (&format!("{service}/memory.swap.current"), "4096\n"),
+        (&format!("{service}/memory.events"), "low 0\nhigh 0\nmax 12\noom 2\noom_kill 1\noom_group_kill 0\n"),
+        (&format!("{service}/memory.oom.group"), "1\n"),
+        (
+            &format!("{service}/memory.pressure"),
+            "some avg10=0.00 avg60=0.12 avg300=0.00 total=123456\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=654\n",
+        ),
+        ("sys/fs/cgroup/system.slice/memory.max", "max\n"),
+        ("sys/fs/cgroup/system.slice/memory.current", "5000000000\n"),
+        ("sys/fs/cgroup/memory.pressure", "some avg10=0.00 avg60=0.00 avg300=0.00 total=5\n"),
+    ]);
+    let cgroups = tree.cgroups();
+    let expected = Cgroup {
+        limit: Some(Limit::Bytes(1 << 32)),
+        high: Some(Limit::Unlimited),
+        usage: Some(3_000_000_000),
+        inactive_file: Some(1_000_000_000),
+        anon: Some(1000),
+        file: Some(2000),
+        shmem: Some(1500),
+        kernel: Some(300),
+        swap_limit: Some(Limit::Bytes(1 << 30)),
+        swap: Some(4096),
+        oom_kills: Some(1),
+        oom_group: Some(true),
+        psi_some: Some(123_456),
+        psi_full: Some(654),
+        ..unknown("/system.slice/postgresql.service", Version::Two)
+    };
+    assert_eq!(cgroups[0].working_set(), Some(2_000_000_000));
+    // The topmost has no files of limits.
+    let slice = Cgroup { usage: Some(5_000_000_000), ..open("/system.slice") };
+    let top = Cgroup { psi_some: Some(5), ..open("/") };
+    assert_eq!(cgroups, [expected, slice, top]);
+}
+
+#[test]
+fn version_1() {
+    let container = "sys/fs/cgroup/memory/docker/0123";
+    let tree = Tree::new(&[
+        ("proc/self/cgroup", "12:pids:/docker/0123\n4:cpu,memory:/docker/0123\n1:name=systemd:/elsewhere\n"),
+        (
+            "proc/self/mountinfo",
+            "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755\n32 31 0:29 / /sys/fs/cgroup/pids rw - cgroup cgroup rw,pids\n\
+             35 31 0:32 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,cpu,memory\n",
+        ),
+        (&format!("{container}/memory.limit_in_bytes"), "1000000\n"),
+        (&format!("{container}/memory.memsw.limit_in_bytes"), "1500000\n"),
+        (&format!("{container}/memory.usage_in_bytes"), "900000\n"),
+        (&format!("{container}/memory.kmem.usage_in_bytes"), "777\n"),
+        (&format!("{container}/memory.soft_limit_in_bytes"), "5\n"),
+        (
+            &format!("{container}/memory.stat"),
+            "cache 1\nrss 2\nshmem 3\ninactive_file 4\nswap 5\nhierarchical_memory_limit 6\ntotal_cache 11\ntotal_rss 12\n\
+             total_rss_huge 0\ntotal_shmem 13\ntotal_swap 15\ntotal_inactive_file 14\n",
+        ),
+        (&format!("{container}/memory.oom_control"), "oom_kill_disable 0\nunder_oom 0\noom_kill 8\n"),
+        ("sys/fs/cgroup/memory/docker/memory.limit_in_bytes", "9223372036854771712\n"),
+        ("sys/fs/cgroup/memory/docker/memory.memsw.limit_in_bytes", "9223372036854771712\n"),
+        ("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854710272\n"),
+    ]);
+    let cgroups = tree.cgroups();
+    let expected = Cgroup {
+        limit: Some(Limit::Bytes(1_000_000)),
+        usage: Some(900_000),
+        inactive_file: Some(14),
+        anon: Some(12),
+        file: Some(11),
+        shmem: Some(13),
+        kernel: Some(777),
+        swap_limit: Some(Limit::Bytes(500_000)),
+        swap: Some(15),
+        oom_kills: Some(8),
+        ..unknown("/docker/0123", Version::One)
+    };
+    assert_eq!(cgroups[0], expected);
+    assert_eq!(paths(&cgroups), ["/docker/0123", "/docker", "/"]);
+    // Pages of 4 kB, and of 64 kB. Without swap accounting there is no limit on swap.
+    for cgroup in &cgroups[1..] {
+        assert_eq!((cgroup.limit, cgroup.swap_limit), (Some(Limit::Unlimited), Some(Limit::Unlimited)));
+    }
+}
+
+#[test]
+fn hybrid_goes_where_memory_is_accounted() {
+    let mounts = "42 31 0:39 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n35 31 0:32 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n";
+    let files = [
+        ("proc/self/mountinfo", mounts),
+        ("sys/fs/cgroup/unified/a/memory.max", "111\n"),
+        ("sys/fs/cgroup/memory/b/memory.limit_in_bytes", "222\n"),
+    ];
+    let one = Tree::new(&[&files[..], &[("proc/self/cgroup", "4:memory:/b\n0::/a\n")]].concat()).cgroups();
+    assert_eq!((one[0].version, one[0].limit, one.len()), (Version::One, Some(Limit::Bytes(222)), 2));
+    let two = Tree::new(&[&files[..], &[("proc/self/cgroup", "5:pids:/b\n0::/a\n")]].concat()).cgroups();
+    assert_eq!((two[0].version, two[0].limit, two.len()), (Version::Two, Some(Limit::Bytes(111)), 2));
+}
+
+#[test]
+fn in_a_namespace_of_its_own() {
+    // The container's cgroup is the top, and has a limit.
+    let tree = Tree::new(&[
+        ("proc/self/cgroup", "0::/\n"),
+        ("proc/self/mountinfo", V2_MOUNT),
+        ("sys/fs/cgroup/memory.max", "2147483648\n"),
+    ]);
+    assert_eq!(tree.cgroups(), [Cgroup { limit: Some(Limit::Bytes(1 << 31)), ..open("/") }]);
+}
+
+#[test]
+fn without_a_namespace_only_a_part_is_mounted() {
+    // As containers have it in version 1: the path is the host's, the mount begins at the container's.
+    let mountinfo = "35 31 0:32 /docker/0123 /sys/fs/cgroup/memory ro - cgroup cgroup rw,memory\n";
+    let tree = Tree::new(&[
+        ("proc/self/cgroup", "4:memory:/docker/0123/inner\n"),
+        ("proc/self/mountinfo", mountinfo),
+        ("sys/fs/cgroup/memory/inner/memory.limit_in_bytes", "111\n"),
+        ("sys/fs/cgroup/memory/memory.limit_in_bytes", "222\n"),
+    ]);
+    let cgroups = tree.cgroups();
+    assert_eq!(paths(&cgroups), ["/docker/0123/inner", "/docker/0123"]);
+    assert_eq!(cgroups[1].limit, Some(Limit::Bytes(222)));
+}
+
+#[test]
+fn the_mount_that_shows_most() {
+    let mountinfo = "40 23 0:26 /a/b /part rw - cgroup2 cgroup2 rw\n30 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n\
+                     41 23 0:26 /other /other rw - cgroup2 cgroup2 rw\n";
+    let place = Place::find(b"0::/a/b\n", mountinfo.as_bytes()).unwrap();
+    assert_eq!(place.mount_point, Path::new("/sys/fs/cgroup"));
+    assert_eq!(place.names, [b"a", b"b"]);
+}
+
+#[test]
+fn names_of_any_kind() {
+    let mountinfo = b"30 23 0:26 /with\\040blank /mnt\\011\\134x rw - cgroup2 none rw\n";
+    let place = Place::find(b"0::/with blank/a:b\n", mountinfo).unwrap();
+    assert_eq!(place.mount_point, Path::new("/mnt\t\\x"));
+    assert_eq!(place.names, [b"a:b"]);
+    assert_eq!(unescaped(b"\\"), b"\\");
+    assert_eq!(unescaped(b"\\04"), b"\\04");
+    assert_eq!(unescaped(b"\\999x"), b"\\999x");
+}
+
+#[test]
+fn what_cannot_be_seen_is_left_out() {
+    for (cgroup, root) in [
+        // Moved out of the namespace.
+        ("/../other", "/"),
+        // What is mounted begins above the namespace, and the names in between are not to be seen.
+        ("/", "/../.."),
+        ("/docker/0123", "/docker/01"),
+        ("/docker", "/docker/0123"),
+    ] {
+        let mountinfo = format!("30 23 0:26 {root} /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n");
+        assert_eq!(Place::find(format!("0::{cgroup}\n").as_bytes(), mountinfo.as_bytes()), None, "{cgroup} {root}");
+    }
+    // Both above it, and one below the other.
+    let mountinfo = b"30 23 0:26 /.. /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
+    assert_eq!(Place::find(b"0::/../other\n", mountinfo).unwrap().names, [b"other"]);
+
+    let nothing: [&[(&str, &str)]; 5] = [
+        &[],
+        &[("proc/self/cgroup", "0::/\n")],
+        &[("proc/self/cgroup", "0::/\n"), ("proc/self/mountinfo", "")],
+        // Accounted in version 1, which is not mounted.
+        &[("proc/self/cgroup", "4:memory:/\n0::/\n"), ("proc/self/mountinfo", V2_MOUNT)],
+        &[("proc/self/cgroup", "nonsense\n"), ("proc/self/mountinfo", "30 23\n31 1 0:1 / /x rw\n")],
+    ];
+    for files in nothing {
+        assert_eq!(Tree::new(files).cgroups(), []);
+    }
+    // One that was removed, but not its parent.
+    let removed = [("proc/self/cgroup", "0::/a/b (deleted)\n"), ("proc/self/mountinfo", V2_MOUNT)];
+    let tree = Tree::new(&[&removed[..], &[("sys/fs/cgroup/a/memory.max", "5\n")]].concat());
+    assert_eq!(paths(&tree.cgroups()), ["/a", "/"]);
+}
+
+#[test]
+fn a_failure_of_our_own_is_one() {
+    let tree = Tree::new(&[
+        ("proc/self/cgroup", "0::/\n"),
+        ("proc/self/mountinfo", V2_MOUNT),
+        // A directory, where a file should be.
+        ("sys/fs/cgroup/memory.max/x", ""),
+    ]);
+    assert!(of_ourselves(tree.path()).unwrap_err().path.ends_with("sys/fs/cgroup/memory.max"));
+}
+
+#[test]
+fn values_that_are_none() {
+    let tree = Tree::new(&[
+        ("proc/self/cgroup", "0::/\n"),
+        ("proc/self/mountinfo", V2_MOUNT),
+        ("sys/fs/cgroup/memory.max", "-1\n"),
+        ("sys/fs/cgroup/memory.current", "99999999999999999999\n"),
+        ("sys/fs/cgroup/memory.stat", "anon\nfile x\nshmem 1 2\n"),
+        ("sys/fs/cgroup/memory.pressure", "some total=\nfull\n"),
+    ]);
+    assert_eq!(tree.cgroups(), [Cgroup { limit: None, ..open("/") }]);
+}
+
+#[test]
+fn swap_is_what_is_left_of_both() {
+    let [limited, more] = [5, 8].map(Limit::Bytes);
+    assert_eq!(beyond(Some(more), Some(limited)), Some(Limit::Bytes(3)));
+    assert_eq!(beyond(Some(Limit::Unlimited), Some(limited)), Some(Limit::Unlimited));
+    assert_eq!(beyond(Some(limited), None), None);
+}
+
+#[test]
+fn our_own() {
+    for cgroup in of_ourselves(Path::new("/")).unwrap() {
+        assert!(cgroup.path.starts_with(b"/"), "{cgroup:?}");
+        assert!(cgroup.working_set() <= cgroup.usage);
+    }
+}

@@ -1,0 +1,227 @@
+//! The machine around: what memory it has, and how much of that is left for us.
+
+use std::ffi::CString;
+use std::fs;
+use std::mem::MaybeUninit;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use super::cgroup::{Cgroup, Limit};
+use super::kv;
+use super::process::Failure;
+
+/// Memory of the machine, in bytes. `None` where the kernel does not say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Host {
+    /// RAM (MemTotal).
+    pub memory_total: Option<u64>,
+    /// What could be had without swapping (MemAvailable, Linux 3.14).
+    pub memory_available: Option<u64>,
+    /// Swap (SwapTotal).
+    pub swap_total: Option<u64>,
+    /// What is free of it (SwapFree).
+    pub swap_free: Option<u64>,
+    /// How much may be promised, if `overcommit_memory` is 2 (CommitLimit).
+    pub commit_limit: Option<u64>,
+    /// How much is promised (Committed_AS).
+    pub committed: Option<u64>,
+    /// How the kernel promises memory: 0 by a guess, 1 always, 2 up to the limit (vm.overcommit_memory).
+    pub overcommit_memory: Option<i32>,
+    /// The default size of a huge page (Hugepagesize).
+    pub huge_page_size: Option<u64>,
+    /// How many huge pages of that size there are (HugePages_Total), not bytes.
+    pub huge_pages_total: Option<u64>,
+    /// Those that nobody has (HugePages_Free).
+    pub huge_pages_free: Option<u64>,
+    /// Those among them that are promised (HugePages_Rsvd).
+    pub huge_pages_reserved: Option<u64>,
+    /// How many processes the OOM killer has taken since boot (oom_kill in vmstat, Linux 4.13).
+    pub oom_kills: Option<u64>,
+    /// The file system of POSIX shared memory (/dev/shm).
+    pub dev_shm_size: Option<u64>,
+    /// What is free of it.
+    pub dev_shm_available: Option<u64>,
+}
+
+impl Host {
+    /// Reads that of the machine whose file systems are below `root`, which is `/` where no test says otherwise.
+    pub fn read(root: &Path) -> Result<Self, Failure> {
+        let meminfo = read(root, "proc/meminfo")?;
+        let vmstat = read(root, "proc/vmstat")?;
+        let overcommit_memory = read(root, "proc/sys/vm/overcommit_memory")?;
+        let (dev_shm_size, dev_shm_available) = space(&root.join("dev/shm")).unzip();
+        let mut host = Host {
+            oom_kills: kv::flat_keyed(&vmstat, b"oom_kill"),
+            overcommit_memory: kv::signed(&overcommit_memory),
+            dev_shm_size,
+            dev_shm_available,
+            ..Host::default()
+        };
+        for line in meminfo.split(|&byte| byte == b'\n') {
+            let Some((key, value)) = kv::key(line) else { continue };
+            let bytes = || kv::kilobytes(value)?.checked_mul(1024);
+            match key {
+                b"MemTotal" => host.memory_total = bytes(),
+                b"MemAvailable" => host.memory_available = bytes(),
+                b"SwapTotal" => host.swap_total = bytes(),
+                b"SwapFree" => host.swap_free = bytes(),
+                b"CommitLimit" => host.commit_limit = bytes(),
+                b"Committed_AS" => host.committed = bytes(),
+                b"Hugepagesize" => host.huge_page_size = bytes(),
+                b"HugePages_Total" => host.huge_pages_total = kv::number(value),
+                b"HugePages_Free" => host.huge_pages_free = kv::number(value),
+                b"HugePages_Rsvd" => host.huge_pages_reserved = kv::number(value),
+                _ => {}
+            }
+        }
+        Ok(host)
+    }
+
+    /// How much more memory we can have before somebody is killed for it, and which of the cgroups we are in says so; none of
+    /// them if it is the machine as a whole. `None` if one of them is limited and does not say how much is in use.
+    pub fn headroom<'a>(&self, cgroups: &'a [Cgroup]) -> Option<(u64, Option<&'a Cgroup>)> {
+        let mut least = (self.memory_available?, None);
+        for cgroup in cgroups {
+            if let Limit::Bytes(limit) = cgroup.limit? {
+                let left = limit.saturating_sub(cgroup.working_set()?);
+                if left < least.0 {
+                    least = (left, Some(cgroup));
+                }
+            }
+        }
+        Some(least)
+    }
+}
+
+/// The whole of a file. Empty if there is none, or we may not read it.
+fn read(root: &Path, name: &str) -> Result<Vec<u8>, Failure> {
+    let path = root.join(name);
+    fs::read(&path).or_else(|source| match source.raw_os_error() {
+        Some(libc::ENOENT | libc::EACCES | libc::EPERM) => Ok(Vec::new()),
+        _ => Err(Failure { path, source }),
+    })
+}
+
+/// The size of a file system, and what is free of it.
+fn space(path: &Path) -> Option<(u64, u64)> {
+    let path = CString::new(path.as_os_str().as_bytes()).ok()?;
+    let mut space = MaybeUninit::uninit();
+    // SAFETY: the path ends with a NUL, and the struct is ours to fill.
+    if unsafe { libc::statvfs(path.as_ptr(), space.as_mut_ptr()) } != 0 {
+        return None;
+    }
+    // SAFETY: statvfs() has not failed, and so has filled it.
+    let space: libc::statvfs = unsafe { space.assume_init() };
+    Some((space.f_blocks * space.f_frsize, space.f_bavail * space.f_frsize))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::cgroup::Version;
+    use super::super::cgroup::tests::Tree;
+    use super::*;
+
+    #[test]
+    fn the_machine_as_it_is() {
+        let host = Host::read(Path::new("/")).unwrap();
+        assert!(host.memory_available.unwrap() <= host.memory_total.unwrap());
+        assert!(host.swap_free <= host.swap_total);
+        assert!(matches!(host.overcommit_memory, Some(0..=2)));
+        let total = libc_memory();
+        assert_eq!(host.memory_total, Some(total));
+    }
+
+    /// What sysinfo(2) says.
+    fn libc_memory() -> u64 {
+        let mut info = MaybeUninit::<libc::sysinfo>::uninit();
+        // SAFETY: the struct is ours to fill.
+        assert_eq!(unsafe { libc::sysinfo(info.as_mut_ptr()) }, 0);
+        // SAFETY: sysinfo() has not failed, and so has filled it.
+        let info = unsafe { info.assume_init() };
+        info.totalram * u64::from(info.mem_unit)
+    }
+
+    #[test]
+    fn a_tree() {
+        let tree = Tree::new(&[
+            (
+                "proc/meminfo",
+                "MemTotal:       24684096 kB\nMemAvailable:   23446544 kB\nSwapTotal:          1024 kB\nSwapFree:            512 kB\n\
+                 CommitLimit:    12342048 kB\nCommitted_AS:     518628 kB\nHugePages_Total:     200\nHugePages_Free:      150\n\
+                 HugePages_Rsvd:       30\nHugePages_Surp:        0\nHugepagesize:       2048 kB\nHugetlb:          409600 kB\n",
+            ),
+            ("proc/vmstat", "nr_free_pages 7\noom_kill 3\noom_killed 4\n"),
+            ("proc/sys/vm/overcommit_memory", "2\n"),
+        ]);
+        let host = Host::read(tree.path()).unwrap();
+        let kilobytes = |number: u64| Some(number * 1024);
+        let expected = Host {
+            memory_total: kilobytes(24684096),
+            memory_available: kilobytes(23446544),
+            swap_total: kilobytes(1024),
+            swap_free: kilobytes(512),
+            commit_limit: kilobytes(12342048),
+            committed: kilobytes(518628),
+            overcommit_memory: Some(2),
+            huge_page_size: kilobytes(2048),
+            huge_pages_total: Some(200),
+            huge_pages_free: Some(150),
+            huge_pages_reserved: Some(30),
+            oom_kills: Some(3),
+            dev_shm_size: None,
+            dev_shm_available: None,
+        };
+        assert_eq!(host, expected);
+    }
+
+    #[test]
+    fn an_old_kernel_says_less() {
+        let tree = Tree::new(&[("proc/meminfo", "MemTotal:  1000 kB\nMemFree:  900 kB\n")]);
+        let host = Host::read(tree.path()).unwrap();
+        assert_eq!(host, Host { memory_total: Some(1_024_000), ..Host::default() });
+        assert_eq!(host.headroom(&[]), None);
+    }
+
+    fn cgroup(limit: Option<Limit>, usage: u64, inactive_file: Option<u64>) -> Cgroup {
+        let path = usage.to_string().into_bytes();
+        Cgroup {
+            path,
+            version: Version::Two,
+            limit,
+            high: None,
+            usage: Some(usage),
+            inactive_file,
+            anon: None,
+            file: None,
+            shmem: None,
+            kernel: None,
+            swap_limit: None,
+            swap: None,
+            oom_kills: None,
+            oom_group: None,
+            psi_some: None,
+            psi_full: None,
+        }
+    }
+
+    #[test]
+    fn headroom_is_the_least() {
+        let host = Host { memory_available: Some(1000), ..Host::default() };
+        let unlimited = cgroup(Some(Limit::Unlimited), 5000, Some(0));
+        assert_eq!(host.headroom(std::slice::from_ref(&unlimited)), Some((1000, None)));
+
+        let wide = cgroup(Some(Limit::Bytes(5000)), 500, Some(100));
+        assert_eq!(host.headroom(&[unlimited.clone(), wide.clone()]), Some((1000, None)));
+
+        // The ancestor has the larger limit, and less of it left.
+        let own = cgroup(Some(Limit::Bytes(900)), 300, Some(100));
+        let ancestor = cgroup(Some(Limit::Bytes(2000)), 1900, Some(300));
+        let cgroups = [own, unlimited, ancestor, wide];
+        assert_eq!(host.headroom(&cgroups), Some((400, Some(&cgroups[2]))));
+
+        let exceeded = [cgroup(Some(Limit::Bytes(100)), 150, Some(10))];
+        assert_eq!(host.headroom(&exceeded), Some((0, Some(&exceeded[0]))));
+        assert_eq!(host.headroom(&[cgroup(Some(Limit::Bytes(100)), 50, None)]), None);
+        assert_eq!(host.headroom(&[cgroup(None, 50, Some(0))]), None);
+    }
+}
