@@ -87,3 +87,13 @@ def test_a_process_that_cannot_be_looked_at_keeps_its_row(hidden, request):
         if "plain" not in request.node.name:
             assert sizes[other.info.backend_pid] is None
         assert notices == []
+
+
+def test_a_sum_that_lacks_a_part_is_unknown(hidden):
+    """Not too small. What can be read is there: the main segment is also ours."""
+    with hidden.connect() as connection:
+        query = """
+            SELECT processes - unreadable, private, dynamic_shared_memory, total, shared_memory_resident > 1000000
+            FROM pg_meminfo_cluster
+        """
+        assert connection.execute(query).fetchall() == [(1, None, None, None, True)]

@@ -1,0 +1,188 @@
+"""The whole cluster in one row: pg_meminfo_cluster."""
+
+import contextlib
+import os
+import threading
+import time
+
+import pytest
+from conftest import start_cluster, wait_until
+
+MB = 2**20
+
+
+def rows(connection, query, *parameters):
+    """A query's rows, as dictionaries."""
+    cursor = connection.execute(query, parameters)
+    names = [column.name for column in cursor.description]
+    return [dict(zip(names, row)) for row in cursor]
+
+
+def whole(connection):
+    [row] = rows(connection, "SELECT * FROM pg_meminfo_cluster")
+    return row
+
+
+def children_and_postmaster(cluster):
+    """By the kernel's list, not the extension's."""
+    children = [int(pid) for pid in os.popen(f"ps --ppid {cluster.postmaster} -o pid=").read().split()]
+    return [cluster.postmaster, *children]
+
+
+def from_smaps(pid):
+    """What is private in the private mappings of a process, by a parser of ours."""
+    total, is_private = 0, False
+    with open(f"/proc/{pid}/smaps", "rb") as file:
+        for line in file:
+            words = line.split()
+            if not words[0].endswith(b":"):
+                is_private = words[1].endswith(b"p")
+            elif is_private and words[0] in (b"Private_Clean:", b"Private_Dirty:", b"Private_Hugetlb:"):
+                total += int(words[1])
+    return 1024 * total
+
+
+def from_status(pid, key):
+    with open(f"/proc/{pid}/status") as file:
+        [line] = [line for line in file if line.startswith(f"{key}:")]
+    return 1024 * int(line.split()[1])
+
+
+def assert_adds_up(row):
+    assert row["unreadable"] == 0
+    parts = ["private", "shared_memory_resident", "dynamic_shared_memory", "page_tables"]
+    assert row["total"] == sum(row[part] for part in parts)
+
+
+@pytest.mark.parametrize("form", ["mmap", "sysv", "huge"])
+def test_as_the_files_say(form, request):
+    """Private memory by smaps, page tables by status, of all processes, while none of them does anything."""
+    if form == "huge":
+        request.getfixturevalue("huge_pages")
+        memory = ["shared_memory_type = mmap", "huge_pages = on", "shared_buffers = 64MB"]
+    else:
+        memory = [f"shared_memory_type = {form}", "huge_pages = off", "shared_buffers = 64MB"]
+    quiet = ["autovacuum = off", "bgwriter_lru_maxpages = 0", "checkpoint_timeout = 1d"]
+    with start_cluster(*memory, *quiet) as cluster, cluster.connect() as connection, cluster.sessions(3):
+        # What the session itself needs for the query, it has by then.
+        for _ in range(3):
+            whole(connection)
+
+        def agrees():
+            """Once at least: somebody may do a little at any time, we above all."""
+            row = whole(connection)
+            pids = children_and_postmaster(cluster)
+            assert_adds_up(row)
+            found = (row["processes"], row["private"], row["page_tables"])
+            expected = (len(pids), sum(map(from_smaps, pids)), sum(from_status(pid, "VmPTE") for pid in pids))
+            # Our own buffers, which are given back at the end.
+            return found[0] == expected[0] and abs(found[1] - expected[1]) < MB / 2 and abs(found[2] - expected[2]) < MB / 8
+
+        wait_until(agrees)
+        row = whole(connection)
+        assert row["huge_pages_status"] == ("on" if form == "huge" else "off")
+        needed = connection.execute("SHOW shared_memory_size_in_huge_pages").fetchone()[0]
+        assert row["huge_pages_needed"] == int(needed)
+        assert (row["page_tables_saved"] == 0) == (form == "huge")
+        assert row["shared_memory"] > 64 * MB
+        if form == "huge":
+            assert row["shared_memory_resident"] == row["shared_memory"]
+
+
+@pytest.mark.parametrize("form", ["mmap", "sysv"])
+def test_what_an_exited_session_has_touched_counts(form):
+    """Adding up PSS would miss it."""
+    settings = [f"shared_memory_type = {form}", "huge_pages = off", "shared_buffers = 256MB", "autovacuum = off"]
+    with start_cluster(*settings) as cluster:
+        with cluster.connect() as connection:
+            before = whole(connection)
+        with cluster.connect() as session:
+            cluster.fill_shared_buffers(session, "big", 100)
+        with cluster.connect() as connection:
+            after = whole(connection)
+            pss = "SELECT sum(s.pss)::bigint AS pss FROM pg_meminfo_mappings s WHERE category = 'shared_memory'"
+            live = rows(connection, pss)[0]["pss"]
+        assert after["shared_memory_resident"] - before["shared_memory_resident"] > 90 * MB
+        assert after["shared_memory_resident"] - live > 50 * MB
+        # And it is nobody's own.
+        assert after["private"] - before["private"] < 20 * MB
+        if form == "sysv":
+            with open("/proc/sysvipc/shm") as file:
+                names, *table = (line.split() for line in file)
+            resident = [int(row[names.index("rss")]) for row in table if int(row[names.index("cpid")]) == cluster.postmaster]
+            assert any(0 <= rss - after["shared_memory_resident"] < 2 * MB for rss in resident)
+
+
+def test_all_of_it_resident():
+    """When a session has touched all of shared buffers."""
+    with start_cluster("huge_pages = off", "shared_buffers = 128MB", "autovacuum = off") as cluster, cluster.connect() as connection:
+        cluster.fill_shared_buffers(connection, "big", 200)
+        row = whole(connection)
+        # What is larger than shared buffers are tables of locks and the like, which are hardly used.
+        assert 127 * MB < row["shared_memory_resident"] <= row["shared_memory"] < 165 * MB
+
+
+def page_tables(cluster):
+    return sum(from_status(pid, "VmPTE") for pid in children_and_postmaster(cluster))
+
+
+def test_page_tables_saved(huge_pages):
+    """As much as a cluster on huge pages really has less, and not more: where pages were touched one by one, and where few were."""
+    memory = ["shared_buffers = 192MB", "autovacuum = off", "jit = off"]
+    scattered = "SELECT count(x) FROM big WHERE n % 2000 = 0"
+
+    @contextlib.contextmanager
+    def busy(form):
+        with start_cluster(*memory, f"huge_pages = {form}") as cluster, cluster.connect() as connection:
+            cluster.fill_shared_buffers(connection, "big", 120)
+            connection.execute("CREATE INDEX ON big ((n % 2000))")
+            with cluster.sessions(10) as sessions:
+                for session in sessions:
+                    session.execute("SET enable_seqscan = off")
+                    session.execute(scattered)
+                yield cluster, connection, sessions
+
+    measured = {}
+    for form in "off", "on":
+        with busy(form) as (cluster, connection, sessions):
+            few = whole(connection)["page_tables_saved"], page_tables(cluster)
+            for session in sessions:
+                session.execute("SELECT count(x) FROM big")
+            measured[form] = few, (whole(connection)["page_tables_saved"], page_tables(cluster))
+    for (saved, without), (none, with_huge_pages) in zip(measured["off"], measured["on"]):
+        less = without - with_huge_pages
+        assert none == 0
+        assert 0.5 * less < saved < 1.1 * less, measured
+
+
+def test_a_parallel_query_has_dynamic_shared_memory():
+    with start_cluster() as cluster, cluster.connect() as connection:
+        before = whole(connection)
+        with cluster.running_in_parallel(connection):
+            row = whole(connection)
+            assert_adds_up(row)
+            assert row["dynamic_shared_memory"] > before["dynamic_shared_memory"]
+
+
+def test_while_sessions_come_and_go(cluster, connection):
+    """One that exits meanwhile is no reason not to know the sum."""
+    stop = threading.Event()
+
+    def churn():
+        while not stop.is_set():
+            cluster.connect().close()
+
+    threads = [threading.Thread(target=churn) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        counts = set()
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline or len(counts) < 2:
+            row = whole(connection)
+            assert_adds_up(row)
+            counts.add(row["processes"])
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()

@@ -1,0 +1,240 @@
+"""The machine around and its cgroups: pg_meminfo_host, pg_meminfo_cgroups."""
+
+import contextlib
+import os
+import pathlib
+import subprocess
+import uuid
+
+import pytest
+from conftest import in_mounts, start_cluster, wait_until
+from test_cluster import rows
+
+MB = 2**20
+
+
+def host(connection):
+    [row] = rows(connection, "SELECT * FROM pg_meminfo_host")
+    return row
+
+
+def cgroups(connection):
+    return rows(connection, "SELECT * FROM pg_meminfo_cgroups ORDER BY level")
+
+
+def test_the_machine_as_its_files_have_it(connection):
+    meminfo = {}
+    for line in pathlib.Path("/proc/meminfo").read_text().splitlines():
+        key, value = line.split(":")
+        meminfo[key] = int(value.split()[0]) * (1024 if value.endswith(" kB") else 1)
+    row = host(connection)
+    same = {
+        "memory_total": "MemTotal", "swap_total": "SwapTotal", "commit_limit": "CommitLimit", "huge_page_size": "Hugepagesize",
+        "huge_pages_total": "HugePages_Total", "huge_pages_free": "HugePages_Free", "huge_pages_reserved": "HugePages_Rsvd",
+    }  # fmt: skip
+    assert {name: row[name] for name in same} == {name: meminfo.get(key) for name, key in same.items()}
+    for name, key in {"memory_available": "MemAvailable", "committed": "Committed_AS", "swap_free": "SwapFree"}.items():
+        assert abs(row[name] - meminfo[key]) < 2**30
+    assert row["overcommit_memory"] == int(pathlib.Path("/proc/sys/vm/overcommit_memory").read_text())
+    vmstat = dict(line.split() for line in pathlib.Path("/proc/vmstat").read_text().splitlines())
+    assert row["oom_kills"] == int(vmstat["oom_kill"])
+    shm = os.statvfs("/dev/shm")
+    assert row["dev_shm_size"] == shm.f_blocks * shm.f_frsize
+    assert 0 <= row["dev_shm_available"] <= row["dev_shm_size"]
+
+
+def memory_cgroup(pid):
+    """Where a process's memory is accounted, if that is mounted at the usual place: version and directory."""
+    lines = [line.split(":", 2) for line in pathlib.Path(f"/proc/{pid}/cgroup").read_text().splitlines()]
+    for _, controllers, path in lines:
+        if "memory" in controllers.split(","):
+            return 1, pathlib.Path("/sys/fs/cgroup/memory" + path)
+    [path] = [path for number, _, path in lines if number == "0"]
+    for mount_point in "/sys/fs/cgroup/unified", "/sys/fs/cgroup":
+        if os.path.exists(f"{mount_point}/cgroup.procs"):
+            return 2, pathlib.Path(mount_point + path)
+    pytest.skip("no cgroups are mounted at the usual place")
+
+
+def test_cgroups_as_their_files_have_them(connection):
+    version, directory = memory_cgroup(connection.info.backend_pid)
+    if not directory.is_dir():
+        pytest.skip("our cgroup is not mounted at the usual place")
+    found = cgroups(connection)
+    assert [row["version"] for row in found] == [version] * len(found)
+    assert [row["level"] for row in found] == list(range(len(found)))
+    names = {1: ("memory.limit_in_bytes", "memory.usage_in_bytes"), 2: ("memory.max", "memory.current")}[version]
+    for row in found:
+        assert str(directory).endswith(row["path"].rstrip("/"))
+        limit, usage = (directory / name for name in names)
+        if limit.exists():
+            text = limit.read_text().strip()
+            is_unlimited = text == "max" or int(text) > 2**62
+            assert (row["memory_limit"], row["unlimited"]) == ((None, True) if is_unlimited else (int(text), False))
+        if usage.exists():
+            assert abs(row["usage"] - int(usage.read_text())) < 2**30
+            stat = dict(line.split() for line in (directory / "memory.stat").read_text().splitlines())
+            inactive = int(stat["total_inactive_file" if version == 1 else "inactive_file"])
+            assert abs(row["usage"] - row["working_set"] - inactive) < 2**30
+        directory = directory.parent
+
+
+@contextlib.contextmanager
+def limited(megabytes):
+    """A cgroup with a limit, below our own. Skips the test where none can be made."""
+    version, parent = memory_cgroup("self")
+    directory = parent / f"pg_meminfo_{uuid.uuid4().hex}"
+    try:
+        directory.mkdir()
+    except OSError as error:
+        pytest.skip(f"no cgroup can be made here: {error}")
+    try:
+        try:
+            limit = directory / {1: "memory.limit_in_bytes", 2: "memory.max"}[version]
+            limit.write_text(str(megabytes * MB))
+        except OSError as error:
+            pytest.skip(f"the memory of a cgroup cannot be limited here: {error}")
+        yield version, directory
+    finally:
+        # Those that were killed may not be gone yet.
+        def is_removed():
+            with contextlib.suppress(OSError):
+                directory.rmdir()
+            return not directory.exists()
+
+        wait_until(is_removed)
+
+
+def test_a_cluster_near_its_limit_and_beyond():
+    """Limit, usage and headroom of a cgroup as the cluster in it fills it; and when a session wants too much, it is counted."""
+    with limited(160) as (version, directory):
+        enter = ["sh", "-c", f'echo $$ >{directory}/cgroup.procs && exec "$@"', "sh"]
+        settings = ["shared_buffers = 16MB", "huge_pages = off", "restart_after_crash = on", "autovacuum = off"]
+        with start_cluster(*settings, within=enter) as cluster:
+            with cluster.connect() as connection:
+                own, *ancestors = cgroups(connection)
+                assert own["path"].endswith(directory.name)
+                assert (own["memory_limit"], own["unlimited"], own["version"]) == (160 * MB, False, version)
+                assert 0 < own["working_set"] <= own["usage"] <= 160 * MB
+                assert own["oom_kills"] == 0
+                assert own["anon"] > MB
+                assert own["usage"] < ancestors[0]["usage"]
+                before = host(connection)
+                assert before["headroom_source"] == own["path"]
+                assert abs(before["headroom"] - (160 * MB - own["working_set"])) < 8 * MB
+
+                with cluster.connect("work_mem=1GB") as session:
+                    session.execute("BEGIN; DECLARE c CURSOR FOR SELECT repeat(n::text, 20) AS t FROM generate_series(1, 150000) AS n ORDER BY t")
+                    session.execute("FETCH 1 FROM c")
+                    [held] = rows(connection, "SELECT private_estimate FROM pg_meminfo WHERE pid = %s", session.info.backend_pid)
+                    assert held["private_estimate"] > 20 * MB
+                    during = host(connection)
+                    assert before["headroom"] - during["headroom"] > held["private_estimate"] / 2
+
+            kills = during["oom_kills"]
+            with cluster.connect("work_mem=1GB") as session, pytest.raises(Exception, match="terminat|closed"):
+                session.execute("SELECT count(*) FROM (SELECT repeat(n::text, 20) AS t FROM generate_series(1, 2000000) AS n ORDER BY t OFFSET 0) AS s")
+
+            def is_back():
+                with contextlib.suppress(Exception), cluster.connect():
+                    return True
+
+            wait_until(is_back)
+            with cluster.connect() as connection:
+                assert cgroups(connection)[0]["oom_kills"] >= 1
+                assert host(connection)["oom_kills"] > kills
+
+
+@pytest.fixture(scope="module")
+def elsewhere():
+    """A cluster in mounts of its own, where a session can be shown other files."""
+    with start_cluster(within=in_mounts()) as cluster:
+        yield cluster
+
+
+@contextlib.contextmanager
+def shown(cluster, files):
+    """A session that sees its cgroup and its mounts as we say: files in a tree, whose place stands for {tree}."""
+    tree = cluster.data / f"tree_{uuid.uuid4().hex}"
+    for name, text in files.items():
+        path = tree / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text.replace("{tree}", str(tree)))
+    subprocess.run(["chmod", "-R", "a+rX", tree], check=True)
+    with cluster.connect() as connection:
+        for name in "cgroup", "mountinfo":
+            target = f"/proc/{connection.info.backend_pid}/{name}"
+            enter = ["nsenter", "--target", str(cluster.postmaster), "--mount"]
+            subprocess.run([*enter, "mount", "--bind", tree / name, target], check=True)
+        yield connection, tree
+
+
+V2 = {
+    "cgroup": "0::/kubepods/pod1/container\n",
+    "mountinfo": "30 23 0:26 / {tree}/fs rw,nosuid shared:4 - cgroup2 cgroup2 rw\n",
+    "fs/kubepods/pod1/container/memory.max": "2000000000\n",
+    "fs/kubepods/pod1/container/memory.high": "1800000000\n",
+    "fs/kubepods/pod1/container/memory.current": "1000000000\n",
+    "fs/kubepods/pod1/container/memory.stat": "anon 600000000\nfile 400000000\nkernel 5000\nshmem 300000000\ninactive_file 100000000\n",
+    "fs/kubepods/pod1/container/memory.events": "max 3\noom 2\noom_kill 1\n",
+    "fs/kubepods/pod1/container/memory.oom.group": "1\n",
+    "fs/kubepods/pod1/container/memory.swap.max": "0\n",
+    "fs/kubepods/pod1/container/memory.swap.current": "0\n",
+    "fs/kubepods/pod1/container/memory.pressure": "some avg10=0.00 avg60=0.00 avg300=0.00 total=77\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=7\n",
+    # The larger limit, and less left of it.
+    "fs/kubepods/pod1/memory.max": "5000000000\n",
+    "fs/kubepods/pod1/memory.current": "4950000000\n",
+    "fs/kubepods/pod1/memory.stat": "anon 1\ninactive_file 0\n",
+    "fs/kubepods/memory.max": "max\n",
+    "fs/kubepods/memory.current": "6000000000\n",
+    "fs/kubepods/memory.stat": "inactive_file 1000\n",
+    "fs/cgroup.procs": "",
+}
+
+
+def test_version_2(elsewhere):
+    with shown(elsewhere, V2) as (connection, _):
+        own, pod, all_pods, top = cgroups(connection)
+        assert own == {
+            "level": 0, "path": "/kubepods/pod1/container", "version": 2, "memory_limit": 2000000000, "memory_high": 1800000000,
+            "usage": 1000000000, "working_set": 900000000, "anon": 600000000, "file": 400000000, "shmem": 300000000,
+            "kernel": 5000, "swap_limit": 0, "swap_usage": 0, "unlimited": False, "oom_kills": 1, "oom_group": True,
+            "psi_some_usec": 77, "psi_full_usec": 7,
+        }  # fmt: skip
+        assert (pod["level"], pod["path"], pod["memory_limit"], pod["kernel"]) == (1, "/kubepods/pod1", 5000000000, None)
+        assert (all_pods["memory_limit"], all_pods["unlimited"], all_pods["working_set"]) == (None, True, 5999999000)
+        assert (top["path"], top["unlimited"], top["usage"]) == ("/", True, None)
+        row = host(connection)
+        assert (row["headroom"], row["headroom_source"]) == (50000000, "/kubepods/pod1")
+
+
+def test_a_limit_that_cannot_be_read_is_unknown(elsewhere):
+    with shown(elsewhere, V2) as (connection, tree):
+        (tree / "fs/kubepods/pod1/memory.max").chmod(0)
+        pod = cgroups(connection)[1]
+        assert (pod["memory_limit"], pod["unlimited"]) == (None, None)
+        row = host(connection)
+        assert (row["headroom"], row["headroom_source"]) == (None, None)
+
+
+def test_in_a_container(elsewhere):
+    files = {"cgroup": "0::/\n", "mountinfo": V2["mountinfo"], "fs/memory.max": "1000000\n", "fs/memory.current": "900000\n"}
+    files["fs/memory.stat"] = "inactive_file 1000\n"
+    with shown(elsewhere, files) as (connection, _):
+        [own] = cgroups(connection)
+        assert (own["path"], own["memory_limit"], own["working_set"], own["swap_limit"]) == ("/", 1000000, 899000, None)
+        assert host(connection)["headroom"] == 101000
+
+
+def test_without_cgroups(elsewhere):
+    with shown(elsewhere, {"cgroup": "", "mountinfo": ""}) as (connection, _):
+        assert cgroups(connection) == []
+        row = host(connection)
+        assert (row["headroom"], row["headroom_source"]) == (row["memory_available"], "host")
+
+
+def test_a_name_with_a_backslash(elsewhere):
+    """systemd makes such names."""
+    files = V2 | {"cgroup": "0::/kubepods/a\\x2db\n", "fs/kubepods/a\\x2db/memory.max": "5\n"}
+    with shown(elsewhere, files) as (connection, _):
+        assert cgroups(connection)[0]["path"] == "/kubepods/a\\x2db"
