@@ -1,5 +1,7 @@
 """Private memory: pg_meminfo_private(pid) beside smaps, for memory of every kind."""
 
+import contextlib
+import ctypes
 import os
 import re
 import subprocess
@@ -115,6 +117,72 @@ def test_temporary_tables_are_private_up_to_temp_buffers(cluster, connection):
         assert malloc_of(connection, session) - before > 40_000_000
 
 
+@contextlib.contextmanager
+def swap(directory):
+    """128 MB of swap, where they can be had."""
+    file = directory / "swap"
+    with open(file, "wb") as writer:
+        for _ in range(128):
+            writer.write(bytes(2**20))
+    file.chmod(0o600)
+    for command in ["mkswap", file], ["swapon", file]:
+        made = subprocess.run(command, capture_output=True, text=True, check=False)
+        if made.returncode != 0:
+            pytest.skip(f"swap cannot be had here: {made.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["swapoff", file], check=True)
+
+
+def page_out(pid, start, end):
+    """Has the kernel put a mapping of another process into swap: process_madvise(2) with MADV_PAGEOUT."""
+    class Range(ctypes.Structure):
+        _fields_ = [("start", ctypes.c_size_t), ("length", ctypes.c_size_t)]
+
+    descriptor = os.pidfd_open(pid)
+    try:
+        part = Range(start, end - start)
+        libc = ctypes.CDLL(None, use_errno=True)
+        length = ctypes.c_size_t(1)
+        if libc.syscall(440, descriptor, ctypes.byref(part), length, 21, 0) < 0:
+            pytest.skip(f"no process can be put into swap here: {os.strerror(ctypes.get_errno())}")
+    finally:
+        os.close(descriptor)
+
+
+def test_what_is_swapped_still_counts(cluster, connection, tmp_path):
+    """It is as much as before in the estimate, and shown as swap at each depth, until it is freed."""
+    with swap(tmp_path), cluster.connect("work_mem=256MB") as session:
+        pid = session.info.backend_pid
+
+        def held():
+            query = """
+                SELECT m.swap, m.private_estimate, m.rss_anon, sum(p.swap)::bigint, sum(p.private)::bigint
+                FROM pg_meminfo m, pg_meminfo_private(m.pid) p WHERE m.pid = %s GROUP BY m.swap, m.private_estimate, m.rss_anon
+            """
+            return connection.execute(query, [pid]).fetchone()
+
+        session.execute("BEGIN; DECLARE c CURSOR FOR SELECT repeat(n::text, 20) AS t FROM generate_series(1, 300000) AS n ORDER BY t")
+        session.execute("FETCH 1 FROM c")
+        _, estimate_before, _, swap_before, private_before = held()
+        assert private_before > 50_000_000
+        malloc = "SELECT start_address, end_address FROM pg_meminfo_smaps(%s) WHERE category = 'malloc' AND permissions = 'rw-p'"
+        for start, end in connection.execute(malloc, [pid]).fetchall():
+            page_out(pid, int(start, 16), int(end, 16))
+        swapped, estimate, resident, swap_by_pages, private = held()
+        assert swapped - swap_before > 0.8 * private_before
+        assert abs(swapped - swap_by_pages) < 1_000_000
+        assert abs(estimate - estimate_before) < 5_000_000 and resident < 0.5 * estimate
+        assert private < 0.3 * private_before
+        cluster_wide = "SELECT swap FROM pg_meminfo_cluster"
+        assert connection.execute(cluster_wide).fetchone()[0] >= swapped
+        with_smaps = "SELECT sum(swap)::bigint FROM pg_meminfo_smaps(%s) WHERE permissions ~ 'p$'"
+        assert abs(connection.execute(with_smaps, [pid]).fetchone()[0] - swapped) < 1_000_000
+        session.execute("COMMIT")
+        assert held()[0] < 0.2 * swapped
+
+
 # In each session: memory of every kind that pagemap and smaps might see differently. Allocated after the fork, for a huge page
 # that is still shared with the postmaster is where they do.
 KINDS = """
@@ -228,6 +296,28 @@ def test_rollup_is_the_sum_of_the_mappings(cluster, connection):
     for stranger in 1, 0, -1, 2**31 - 1:
         for function in "rollup", "private":
             assert connection.execute(f"SELECT count(*) FROM pg_meminfo_{function}(%s)", [stranger]).fetchone() == (0,)
+
+
+# A kernel before 4.14, as far as our opens are concerned.
+WITHOUT_ROLLUP = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <string.h>
+int openat(int directory, const char *path, int flags, unsigned mode) {
+    if (!strcmp(path, "smaps_rollup")) {
+        errno = ENOENT;
+        return -1;
+    }
+    return ((int (*)(int, const char *, int, unsigned))dlsym(RTLD_NEXT, "openat"))(directory, path, flags, mode);
+}
+"""
+
+
+def test_without_rollup_there_are_no_rows(tmp_path):
+    with start_cluster(LD_PRELOAD=preload(tmp_path, WITHOUT_ROLLUP)) as cluster, cluster.connect() as connection:
+        assert connection.execute("SELECT * FROM pg_meminfo_rollup(pg_backend_pid())").fetchall() == []
+        assert connection.execute("SELECT count(*) > 10 FROM pg_meminfo_smaps(pg_backend_pid())").fetchone() == (True,)
 
 
 def test_without_pagemap_there_are_only_sizes(tmp_path):
