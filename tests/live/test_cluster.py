@@ -6,7 +6,7 @@ import threading
 import time
 
 import pytest
-from conftest import start_cluster, wait_until
+from conftest import ROOT, start_cluster, wait_until
 
 MB = 2**20
 
@@ -186,3 +186,28 @@ def test_while_sessions_come_and_go(cluster, connection):
         stop.set()
         for thread in threads:
             thread.join()
+
+
+def test_stacks_for_a_flame_graph(cluster, connection):
+    """A frame for each level, whatever the names hold, and all of them together the cluster's total."""
+    query = (ROOT / "docs/flamegraph.sql").read_text()
+    name = "semi;colon new\nline tab\t quote\" back\\slash del\x7f é"
+    connection.execute(f'CREATE DATABASE "{name.replace(chr(34), chr(34) * 2)}"')
+    try:
+        with cluster.connect(dbname=name, application_name="with blanks; 7") as session:
+            [(stacks, total)] = connection.execute(
+                f"SELECT array_agg(stack), (SELECT total + swap FROM pg_meminfo_cluster) FROM ({query.strip().rstrip(';')}) AS q"
+            ).fetchall()
+            pid = session.info.backend_pid
+    finally:
+        connection.execute(f'DROP DATABASE "{name.replace(chr(34), chr(34) * 2)}"')
+    assert all(character.isprintable() for stack in stacks for character in stack)
+    parsed = [(stack.rpartition(" ")[0].split(";"), int(stack.rpartition(" ")[2])) for stack in stacks]
+    own = {frames[4]: kilobytes for frames, kilobytes in parsed if frames[0] == "client backend" and frames[3] == str(pid)}
+    assert own["malloc"] > 500 and own["page tables"] > 50
+    [frames] = {tuple(frames[:4]) for frames, _ in parsed if str(pid) in frames}
+    escaped = r"semi\u003bcolon new\nline tab\t quote\" back\\slash del\u007f é"
+    assert frames == ("client backend", escaped, r"with blanks\u003b 7", str(pid))
+    assert any(frames[:2] == ["shared memory", "main"] for frames, _ in parsed)
+    # What the query itself needs is in one of the two more than in the other.
+    assert abs(1024 * sum(kilobytes for _, kilobytes in parsed) - total) < 5 * MB

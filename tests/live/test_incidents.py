@@ -4,6 +4,7 @@ import re
 
 import pytest
 from conftest import ROOT, start_cluster, wait_until
+from test_host import limited
 
 MB = 2**20
 
@@ -59,6 +60,20 @@ def test_oom_suspects(busy):
         with open(f"/proc/{busy.postmaster}/oom_score_adj") as file:
             adj = int(file.read())
         assert postmaster == {"pid": busy.postmaster, "oom_score_adj": adj, "protected": adj <= -900}
+
+
+def test_a_pod_near_its_limit():
+    with limited(200) as (_, directory):
+        enter = ["sh", "-c", f'echo $$ >{directory}/cgroup.procs && exec "$@"', "sh"]
+        with start_cluster("shared_buffers = 16MB", "huge_pages = off", within=enter) as cluster, cluster.connect() as connection:
+            first = ask(connection, "Is the pod near its limit?")[0]
+            assert (first["level"], first["path"].endswith(directory.name), first["oom_kills"]) == (0, True, 0)
+            assert size(connection, first["memory_limit"]) == 200 * MB
+            before = size(connection, first["headroom"])
+            with cluster.connect("work_mem=1GB") as session:
+                session.execute(LARGE_SORT)
+                session.execute("FETCH 1 FROM c")
+                assert before - size(connection, ask(connection, "Is the pod near its limit?")[0]["headroom"]) > 40 * MB
 
 
 def test_a_session_that_grows(busy):
