@@ -1,0 +1,207 @@
+"""docs/monitoring.md and its files: with the exporters and the Prometheus of Debian, and with postgres_fdw."""
+
+import contextlib
+import json
+import os
+import pathlib
+import re
+import shutil
+import socket
+import subprocess
+import urllib.parse
+import urllib.request
+
+import psycopg
+import pytest
+from conftest import ROOT, start_cluster, wait_until
+
+DOCS = ROOT / "docs/monitoring"
+TEXT = (ROOT / "docs/monitoring.md").read_text()
+
+
+def program(name):
+    """One of Debian's, which scripts/setup has unpacked."""
+    if "EXPORTERS" not in os.environ:
+        pytest.skip("Debian's exporters and Prometheus cannot be had here")
+    return pathlib.Path(os.environ["EXPORTERS"]) / "usr/bin" / name
+
+
+def queries(heading):
+    """The SQL below a heading, as it is printed."""
+    section = re.search(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", TEXT, re.M | re.S)
+    return re.findall(r"```sql\n(.*?)```", section[1], re.S)
+
+
+def documented():
+    """The names of the series in the table."""
+    table = re.search(r"^## Series\n(.*?)(?=^## )", TEXT, re.M | re.S)[1]
+    return set(re.findall(r"`(pg_meminfo\w+)`", table))
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def get(port, path="/metrics", **parameters):
+    url = f"http://127.0.0.1:{port}{path}?{urllib.parse.urlencode(parameters)}"
+    with urllib.request.urlopen(url, timeout=30) as response:
+        return response.read().decode()
+
+
+@contextlib.contextmanager
+def running(log, *command, **environment):
+    with open(log, "w") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, env=os.environ | environment)
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def monitored(tmp_path_factory):
+    """A cluster, the two exporters and Prometheus with our files, and its port and that of postgres_exporter."""
+    directory = tmp_path_factory.mktemp("monitored")
+    ports = {"9187": free_port(), "9237": free_port()}
+    own = free_port()
+    config = "global:\n  scrape_interval: 1s\n" + (DOCS / "prometheus.yml").read_text()
+    for printed, port in ports.items():
+        config = config.replace(f"localhost:{printed}", f"127.0.0.1:{port}")
+    (directory / "prometheus.yml").write_text(config)
+    shutil.copy(DOCS / "alerts.yml", directory)
+    with contextlib.ExitStack() as stack:
+        cluster = stack.enter_context(start_cluster())
+        with cluster.connect() as connection:
+            [role] = queries("A role")
+            connection.execute(role)
+        # As in Debian's files, but for the place of the socket.
+        source = re.search(r"^DATA_SOURCE_NAME='(.*)'$", TEXT, re.M)[1].replace("/var/run/postgresql", str(cluster.host))
+        option = re.search(r"^ARGS='(--extend.query-path)=", TEXT, re.M)[1]
+        arguments = [f"{option}={DOCS}/postgres_exporter.yml", f"--web.listen-address=127.0.0.1:{ports['9187']}"]
+        command = [program("prometheus-postgres-exporter"), *arguments]
+        stack.enter_context(running(directory / "postgres_exporter.log", *command, DATA_SOURCE_NAME=source))
+        jobs = (DOCS / "sql_exporter.yml").read_text().replace("/var/run/postgresql", str(cluster.host)).replace("15s", "1s")
+        (directory / "sql_exporter.yml").write_text(jobs)
+        arguments = ["-config.file", directory / "sql_exporter.yml", "-web.listen-address", f"127.0.0.1:{ports['9237']}"]
+        stack.enter_context(running(directory / "sql_exporter.log", program("prometheus-sql-exporter"), *arguments))
+        arguments = [f"--config.file={directory}/prometheus.yml", f"--storage.tsdb.path={directory}/data", f"--web.listen-address=127.0.0.1:{own}"]
+        stack.enter_context(running(directory / "prometheus.log", program("prometheus"), *arguments))
+
+        def has_scraped():
+            with contextlib.suppress(OSError):
+                jobs = {labels["job"] for labels in series(own, 'pg_meminfo_host_limit_bytes')}
+                return jobs == {"postgres_exporter", "sql_exporter"}
+
+        wait_until(has_scraped)
+        yield cluster, ports["9187"], own
+
+
+def evaluate(port, expression):
+    """What Prometheus has for an expression."""
+    answer = json.loads(get(port, "/api/v1/query", query=expression))
+    assert answer["status"] == "success", expression
+    return answer["data"]["result"]
+
+
+def series(port, expression):
+    return [result["metric"] for result in evaluate(port, expression)]
+
+
+def test_the_exporter_carries_our_series(monitored):
+    cluster, port, _ = monitored
+    text = get(port)
+    assert re.search(r"^pg_exporter_user_queries_load_error\{.*\} 0$", text, re.M)
+    kinds = dict(re.findall(r"^# TYPE (pg_meminfo\w+) (\w+)$", text, re.M))
+    assert set(kinds) == documented()
+    assert {name for name, kind in kinds.items() if kind == "counter"} == {name for name in kinds if name.endswith("_total")}
+    assert {kind for kind in kinds.values()} == {"counter", "gauge"}
+    labels = {label for line in re.findall(r"^pg_meminfo\w+\{(.*)\}", text, re.M) for label in re.findall(r'(\w+)="', line)}
+    assert labels == {"backend_type", "datname", "level", "server"}
+    postmaster = re.search(r'^pg_meminfo_processes\{backend_type="postmaster",datname="".*\} (\S+)$', text, re.M)
+    assert postmaster[1] == "1"
+    with cluster.connect() as connection:
+        query = "SELECT rss_anon + swap + page_tables FROM pg_meminfo WHERE backend_type = 'postmaster'"
+        private = re.search(r'^pg_meminfo_private_bytes\{backend_type="postmaster".*\} (\S+)$', text, re.M)
+        assert abs(float(private[1]) - connection.execute(query).fetchone()[0]) < 2**20
+
+
+def test_both_exporters_give_the_same_series(monitored):
+    *_, port = monitored
+
+    def names_and_labels(job):
+        found = series(port, f'{{__name__=~"pg_meminfo.+", job="{job}"}}')
+        own = {"instance", "job", "server", "host", "database"}
+        return {(labels["__name__"], frozenset(labels.items() - {(name, labels.get(name)) for name in (*own, "__name__")})) for labels in found}
+
+    def by_name(job):
+        return {name for name, _ in names_and_labels(job)}
+
+    # One that the kernel does not tell is a series, too.
+    wait_until(lambda: by_name("postgres_exporter") == by_name("sql_exporter") == documented())
+
+    def without_sessions(job):
+        # Those who are there only now and then, to ask.
+        return {found for found in names_and_labels(job) if ("backend_type", "client backend") not in found[1]}
+
+    assert without_sessions("postgres_exporter") == without_sessions("sql_exporter")
+
+
+def test_the_dashboard_shows_something(monitored):
+    *_, port = monitored
+    dashboard = json.loads((DOCS / "dashboard.json").read_text())
+    expressions = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    assert len(expressions) > 10
+    [instance] = {labels["instance"] for labels in series(port, 'pg_meminfo_processes{job="postgres_exporter"}')}
+    for expression in expressions:
+        assert set(re.findall(r"pg_meminfo\w+", expression)) <= documented(), expression
+
+        def has_some():
+            return evaluate(port, expression.replace("$instance", instance))
+
+        # A machine may have no cgroups, or none with a limit, or not tell how long they wait.
+        if "cgroup" in expression:
+            has_some()
+        else:
+            wait_until(has_some)
+
+
+def test_prometheus_takes_the_rules(monitored):
+    *_, port = monitored
+    [group] = json.loads(get(port, "/api/v1/rules"))["data"]["groups"]
+    rules = {rule["name"]: rule for rule in group["rules"]}
+    assert len(rules) == 5
+    assert {rule["health"] for rule in rules.values()} <= {"ok", "unknown"}
+    for rule in rules.values():
+        assert set(re.findall(r"pg_meminfo\w+", rule["query"])) <= documented()
+
+
+def test_the_alerts_come_when_they_should(tmp_path):
+    for file in DOCS / "alerts.yml", ROOT / "tests/monitoring/alerts_test.yml":
+        shutil.copy(file, tmp_path)
+    for command in ["check", "rules", "alerts.yml"], ["test", "rules", "alerts_test.yml"]:
+        result = subprocess.run([program("promtool"), *command], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert result.returncode == 0 and "SUCCESS" in result.stdout, result.stdout + result.stderr
+
+
+def test_many_servers_through_postgres_fdw():
+    """As printed, but for the places of the servers."""
+    with start_cluster() as alpha, start_cluster() as beta, alpha.connect() as connection, beta.connect() as there:
+        for one in connection, there:
+            [role] = queries("A role")
+            one.execute(role)
+        *setup, query = queries("Many servers in one place")
+        try:
+            for text in setup:
+                connection.execute(text.replace("alpha.example", str(alpha.host)).replace("beta.example", str(beta.host)))
+        except psycopg.errors.FeatureNotSupported as error:
+            pytest.skip(f"this server has no postgres_fdw: {error.diag.message_primary}")
+        rows = connection.execute(query).fetchall()
+        assert sorted(row[0] for row in rows) == ["alpha", "beta"]
+        assert all(row[3] >= 5 for row in rows)
+        postmasters = "SELECT pid FROM alpha.pg_meminfo WHERE backend_type = 'postmaster' UNION ALL SELECT pid FROM beta.pg_meminfo WHERE backend_type = 'postmaster'"
+        assert connection.execute(postmasters).fetchall() == [(alpha.postmaster,), (beta.postmaster,)]
+        types = "SELECT client_addr IS NULL, query_id IS NULL, private_estimate > 0 FROM beta.pg_meminfo WHERE pid = %s"
+        assert connection.execute(types, [there.info.backend_pid]).fetchall() == [(True, True, True)]
