@@ -2,7 +2,7 @@
 
 # Our own targets must run before there is a pg_config, and PGXS would replace a target named check. So each run of make
 # is either theirs or ours.
-OURS = help demo check check-all check-long bench lint fuzz
+OURS = help demo check check-all check-long check-deb bench lint fuzz deb
 ifneq ($(filter $(OURS),$(MAKECMDGOALS)),)
 
 .PHONY: $(MAKECMDGOALS)
@@ -17,10 +17,12 @@ help:
 ## make check          run all tests on throw-away clusters
 ## make check-all      the same on each major, or on those in MAJORS="15 16"; as root, for Debian trees are made for some
 ## make check-long     what takes long: ten thousand calls, minutes of churn, assertions, valgrind, the address sanitizer
+## make deb            make a Debian package for the server of PG_CONFIG
+## make check-deb      the same, and try it in a clean tree of Debian; as root
 ## make bench          measure what we add to the kernel's work, with SESSIONS=200 and ROUNDS=7
 ## make fuzz           compare each parser with its oracle on generated input, for SECONDS=30 each
 ## make lint           rustfmt and clippy
-demo check check-long lint:
+demo check check-long check-deb deb lint:
 	@scripts/$@
 check-all:
 	@scripts/check-all $(MAJORS)

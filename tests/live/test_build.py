@@ -1,5 +1,6 @@
 """What the build says of itself and of servers that it does not support."""
 
+import json
 import pathlib
 import re
 import subprocess
@@ -21,6 +22,13 @@ def test_loaded_module_has_a_name_and_a_version(connection):
 def test_installed_version(connection):
     query = "SELECT extversion FROM pg_extension WHERE extname = 'pg_meminfo'"
     assert connection.execute(query).fetchall() == [(VERSION,)]
+
+
+def test_pgxn_has_the_same_version():
+    meta = json.loads((ROOT / "META.json").read_text())
+    [provided] = meta["provides"].values()
+    assert meta["version"] == provided["version"] == f"{VERSION}.0"
+    assert (ROOT / provided["file"]).exists() and provided["file"] == f"pg_meminfo--{VERSION}.sql"
 
 
 @pytest.mark.parametrize(("major", "version"), [("14", "14.23"), ("9.6", "9.6.24"), ("20", "20devel")])

@@ -107,21 +107,21 @@ def limited(megabytes):
 
 def test_a_cluster_near_its_limit_and_beyond():
     """Limit, usage and headroom of a cgroup as the cluster in it fills it; and when a session wants too much, it is counted."""
-    with limited(160) as (version, directory):
+    with limited(256) as (version, directory):
         enter = ["sh", "-c", f'echo $$ >{directory}/cgroup.procs && exec "$@"', "sh"]
         settings = ["shared_buffers = 16MB", "huge_pages = off", "restart_after_crash = on", "autovacuum = off"]
         with start_cluster(*settings, within=enter) as cluster:
             with cluster.connect() as connection:
                 own, *ancestors = cgroups(connection)
                 assert own["path"].endswith(directory.name)
-                assert (own["memory_limit"], own["unlimited"], own["version"]) == (160 * MB, False, version)
-                assert 0 < own["working_set"] <= own["usage"] <= 160 * MB
+                assert (own["memory_limit"], own["unlimited"], own["version"]) == (256 * MB, False, version)
+                assert 0 < own["working_set"] <= own["usage"] <= 256 * MB
                 assert own["oom_kills"] == 0
                 assert own["anon"] > MB
                 assert own["usage"] < ancestors[0]["usage"]
                 before = host(connection)
                 assert before["headroom_source"] == own["path"]
-                assert abs(before["headroom"] - (160 * MB - own["working_set"])) < 8 * MB
+                assert abs(before["headroom"] - (256 * MB - own["working_set"])) < 8 * MB
 
                 with cluster.connect("work_mem=1GB") as session:
                     session.execute("BEGIN; DECLARE c CURSOR FOR SELECT repeat(n::text, 20) AS t FROM generate_series(1, 150000) AS n ORDER BY t")

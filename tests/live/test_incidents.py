@@ -63,12 +63,12 @@ def test_oom_suspects(busy):
 
 
 def test_a_pod_near_its_limit():
-    with limited(200) as (_, directory):
+    with limited(500) as (_, directory):
         enter = ["sh", "-c", f'echo $$ >{directory}/cgroup.procs && exec "$@"', "sh"]
         with start_cluster("shared_buffers = 16MB", "huge_pages = off", within=enter) as cluster, cluster.connect() as connection:
             first = ask(connection, "Is the pod near its limit?")[0]
             assert (first["level"], first["path"].endswith(directory.name), first["oom_kills"]) == (0, True, 0)
-            assert size(connection, first["memory_limit"]) == 200 * MB
+            assert size(connection, first["memory_limit"]) == 500 * MB
             before = size(connection, first["headroom"])
             with cluster.connect("work_mem=1GB") as session:
                 session.execute(LARGE_SORT)
