@@ -21,7 +21,7 @@ help:
 ## make check-deb      the same, and try it in a clean tree of Debian; as root
 ## make bench          measure what we add to the kernel's work, with SESSIONS=200 and ROUNDS=7
 ## make fuzz           compare each parser with its oracle on generated input, for SECONDS=30 each
-## make lint           rustfmt and clippy
+## make lint           rustfmt, clippy, and META.json
 demo check check-long check-deb deb lint:
 	@scripts/$@
 check-all:

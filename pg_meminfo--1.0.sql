@@ -557,7 +557,7 @@ kind (text): main, where shared_buffers are, or dynamic
 name (text): the kernel''s name for it
 inode (number): inode of its file; of a System V segment, its identifier; NULL beyond bigint
 size (bytes): as it is mapped
-resident (bytes): in RAM, whoever has touched it (mincore, or /proc/sysvipc/shm); on huge pages all of it; NULL if it has gone meanwhile
+resident (bytes): in RAM, whoever has touched it (mincore, or /proc/sysvipc/shm); on huge pages all of it; NULL if its file was removed or cannot be read
 huge (flag): whether it is on huge pages
 processes (number): attached processes
 leader_pid (identifier): the process that all who are attached are, or are parallel workers of; NULL otherwise';
@@ -575,7 +575,7 @@ COMMENT ON COLUMN pg_meminfo_segments.kind IS 'text: main, where shared_buffers 
 COMMENT ON COLUMN pg_meminfo_segments.name IS 'text: the kernel''s name for it';
 COMMENT ON COLUMN pg_meminfo_segments.inode IS 'number: inode of its file; of a System V segment, its identifier; NULL beyond bigint';
 COMMENT ON COLUMN pg_meminfo_segments.size IS 'bytes: as it is mapped';
-COMMENT ON COLUMN pg_meminfo_segments.resident IS 'bytes: in RAM, whoever has touched it (mincore, or /proc/sysvipc/shm); on huge pages all of it; NULL if it has gone meanwhile';
+COMMENT ON COLUMN pg_meminfo_segments.resident IS 'bytes: in RAM, whoever has touched it (mincore, or /proc/sysvipc/shm); on huge pages all of it; NULL if its file was removed or cannot be read';
 COMMENT ON COLUMN pg_meminfo_segments.huge IS 'flag: whether it is on huge pages';
 COMMENT ON COLUMN pg_meminfo_segments.processes IS 'number: attached processes';
 COMMENT ON COLUMN pg_meminfo_segments.leader_pid IS 'identifier: the process that all who are attached are, or are parallel workers of; NULL otherwise';
@@ -602,20 +602,21 @@ COMMENT ON FUNCTION pg_meminfo_cluster() IS
 'The whole cluster in one row that adds up. Private memory page by page (pagemap), each shared memory segment once, page
 tables. Costs what pg_meminfo_private() costs for each process, and pg_meminfo_segments() once: for polling each minute, not
 each second.
-Sizes are in bytes. What the kernel does not tell is NULL. A sum is NULL, not too small, if a part of it cannot be told.
+Sizes are in bytes. What the kernel does not tell is NULL. A sum is NULL, not too small, if a part of it cannot be told; a
+WARNING then counts the processes that are denied.
 
 processes (number): processes of the cluster
 unreadable (number): those among them whose private memory cannot be told; if there are any, private, dynamic_shared_memory and total are NULL
 private (bytes): in RAM, in private mappings, and mapped by no other process (pagemap, Linux 4.2)
 shared_memory (bytes): size of the main shared memory segment, where shared_buffers are
-shared_memory_resident (bytes): in RAM of it, whoever has touched it (mincore, or /proc/sysvipc/shm); on huge pages all of it
-dynamic_shared_memory (bytes): in RAM of all dynamic shared memory segments
+shared_memory_resident (bytes): in RAM of it, whoever has touched it (mincore); on huge pages all of it
+dynamic_shared_memory (bytes): in RAM of all dynamic shared memory segments (mincore, /proc/sysvipc/shm)
 page_tables (bytes): page tables of all processes (VmPTE)
-total (bytes): private + shared_memory_resident + dynamic_shared_memory + page_tables; without page cache, and without the few MB that processes share with the postmaster since fork
-swap (bytes): anonymous memory of all processes in swap (VmSwap); not in total
+total (bytes): private + shared_memory_resident + dynamic_shared_memory + page_tables; without the few MB that processes share with the postmaster since fork, and without files that more than one maps
+swap (bytes): anonymous memory of all processes in swap (VmSwap), at most: what is still shared with the postmaster since fork counts in each; not in total
 huge_pages_status (text): on or off: whether the main segment is on huge pages
-huge_pages_needed (number): huge pages that the main segment takes, or would take (shared_memory_size_in_huge_pages)
-page_tables_saved (bytes): page tables that there would be less, at least, with the main segment on huge pages; an estimate from maps, VmPTE and RssShmem. 0 if it is';
+huge_pages_needed (number): huge pages, of the size that huge_page_size says, that the main segment takes or would take (shared_memory_size_in_huge_pages); NULL where Postgres does not know
+page_tables_saved (bytes): page tables that there would be less, at least, with the main segment on huge pages; an estimate from maps and VmPTE. 0 if it is';
 
 -- pg_meminfo_cluster: the same, as a view
 CREATE VIEW pg_meminfo_cluster AS
@@ -632,14 +633,14 @@ COMMENT ON COLUMN pg_meminfo_cluster.processes IS 'number: processes of the clus
 COMMENT ON COLUMN pg_meminfo_cluster.unreadable IS 'number: those among them whose private memory cannot be told; if there are any, private, dynamic_shared_memory and total are NULL';
 COMMENT ON COLUMN pg_meminfo_cluster.private IS 'bytes: in RAM, in private mappings, and mapped by no other process (pagemap, Linux 4.2)';
 COMMENT ON COLUMN pg_meminfo_cluster.shared_memory IS 'bytes: size of the main shared memory segment, where shared_buffers are';
-COMMENT ON COLUMN pg_meminfo_cluster.shared_memory_resident IS 'bytes: in RAM of it, whoever has touched it (mincore, or /proc/sysvipc/shm); on huge pages all of it';
-COMMENT ON COLUMN pg_meminfo_cluster.dynamic_shared_memory IS 'bytes: in RAM of all dynamic shared memory segments';
+COMMENT ON COLUMN pg_meminfo_cluster.shared_memory_resident IS 'bytes: in RAM of it, whoever has touched it (mincore); on huge pages all of it';
+COMMENT ON COLUMN pg_meminfo_cluster.dynamic_shared_memory IS 'bytes: in RAM of all dynamic shared memory segments (mincore, /proc/sysvipc/shm)';
 COMMENT ON COLUMN pg_meminfo_cluster.page_tables IS 'bytes: page tables of all processes (VmPTE)';
-COMMENT ON COLUMN pg_meminfo_cluster.total IS 'bytes: private + shared_memory_resident + dynamic_shared_memory + page_tables; without page cache, and without the few MB that processes share with the postmaster since fork';
-COMMENT ON COLUMN pg_meminfo_cluster.swap IS 'bytes: anonymous memory of all processes in swap (VmSwap); not in total';
+COMMENT ON COLUMN pg_meminfo_cluster.total IS 'bytes: private + shared_memory_resident + dynamic_shared_memory + page_tables; without the few MB that processes share with the postmaster since fork, and without files that more than one maps';
+COMMENT ON COLUMN pg_meminfo_cluster.swap IS 'bytes: anonymous memory of all processes in swap (VmSwap), at most: what is still shared with the postmaster since fork counts in each; not in total';
 COMMENT ON COLUMN pg_meminfo_cluster.huge_pages_status IS 'text: on or off: whether the main segment is on huge pages';
-COMMENT ON COLUMN pg_meminfo_cluster.huge_pages_needed IS 'number: huge pages that the main segment takes, or would take (shared_memory_size_in_huge_pages)';
-COMMENT ON COLUMN pg_meminfo_cluster.page_tables_saved IS 'bytes: page tables that there would be less, at least, with the main segment on huge pages; an estimate from maps, VmPTE and RssShmem. 0 if it is';
+COMMENT ON COLUMN pg_meminfo_cluster.huge_pages_needed IS 'number: huge pages, of the size that huge_page_size says, that the main segment takes or would take (shared_memory_size_in_huge_pages); NULL where Postgres does not know';
+COMMENT ON COLUMN pg_meminfo_cluster.page_tables_saved IS 'bytes: page tables that there would be less, at least, with the main segment on huge pages; an estimate from maps and VmPTE. 0 if it is';
 
 -- pg_meminfo_host(): the machine around
 CREATE FUNCTION pg_meminfo_host(
@@ -664,8 +665,8 @@ AS 'MODULE_PATHNAME', 'pg_meminfo_host'
 LANGUAGE C VOLATILE PARALLEL RESTRICTED COST 1000 ROWS 1;
 
 COMMENT ON FUNCTION pg_meminfo_host() IS
-'The machine around: its memory, and how much of it is left for the cluster before somebody is killed for it. From
-/proc/meminfo, /proc/vmstat, /proc/sys/vm/overcommit_memory, /dev/shm, and the cgroups. Costs a tenth of a millisecond.
+'The machine around: its memory, and how much of it is left for the cluster. From
+/proc/meminfo, /proc/vmstat, /proc/sys/vm/overcommit_memory, /dev/shm, and the cgroups. Costs half a millisecond.
 Sizes are in bytes. What the kernel does not print is NULL.
 
 memory_total (bytes): RAM (MemTotal)
@@ -675,15 +676,15 @@ swap_free (bytes): free swap (SwapFree)
 commit_limit (bytes): how much the kernel promises at most if overcommit_memory is 2 (CommitLimit)
 committed (bytes): how much it has promised (Committed_AS)
 overcommit_memory (number): how the kernel promises memory: 0 by a guess, 1 always, 2 up to commit_limit (vm.overcommit_memory)
-headroom (bytes): what is left: the least of memory_available and, for each cgroup that we are in and that is limited, memory_limit - working_set
+headroom (bytes): what is left without swapping: the least of memory_available and, for each cgroup that we are in and that is limited, memory_limit - working_set; NULL if one of these cannot be told
 headroom_source (text): which of them is the least: host, or the path of the cgroup
 huge_page_size (bytes): default size of a huge page (Hugepagesize)
 huge_pages_total (number): huge pages of that size (HugePages_Total)
 huge_pages_free (number): those that are not in use (HugePages_Free)
 huge_pages_reserved (number): those that are not in use, but promised (HugePages_Rsvd)
 oom_kills (number): processes that the OOM killer has taken since boot, on the whole machine (oom_kill of vmstat, Linux 4.13)
-dev_shm_size (bytes): size of /dev/shm, where dynamic shared memory is (statvfs)
-dev_shm_available (bytes): free space in /dev/shm';
+dev_shm_size (bytes): size of /dev/shm, where dynamic shared memory of type posix is (statvfs); NULL if it is not limited
+dev_shm_available (bytes): free space in /dev/shm; NULL if it is not limited';
 
 -- pg_meminfo_host: the same, as a view
 CREATE VIEW pg_meminfo_host AS
@@ -703,15 +704,15 @@ COMMENT ON COLUMN pg_meminfo_host.swap_free IS 'bytes: free swap (SwapFree)';
 COMMENT ON COLUMN pg_meminfo_host.commit_limit IS 'bytes: how much the kernel promises at most if overcommit_memory is 2 (CommitLimit)';
 COMMENT ON COLUMN pg_meminfo_host.committed IS 'bytes: how much it has promised (Committed_AS)';
 COMMENT ON COLUMN pg_meminfo_host.overcommit_memory IS 'number: how the kernel promises memory: 0 by a guess, 1 always, 2 up to commit_limit (vm.overcommit_memory)';
-COMMENT ON COLUMN pg_meminfo_host.headroom IS 'bytes: what is left: the least of memory_available and, for each cgroup that we are in and that is limited, memory_limit - working_set';
+COMMENT ON COLUMN pg_meminfo_host.headroom IS 'bytes: what is left without swapping: the least of memory_available and, for each cgroup that we are in and that is limited, memory_limit - working_set; NULL if one of these cannot be told';
 COMMENT ON COLUMN pg_meminfo_host.headroom_source IS 'text: which of them is the least: host, or the path of the cgroup';
 COMMENT ON COLUMN pg_meminfo_host.huge_page_size IS 'bytes: default size of a huge page (Hugepagesize)';
 COMMENT ON COLUMN pg_meminfo_host.huge_pages_total IS 'number: huge pages of that size (HugePages_Total)';
 COMMENT ON COLUMN pg_meminfo_host.huge_pages_free IS 'number: those that are not in use (HugePages_Free)';
 COMMENT ON COLUMN pg_meminfo_host.huge_pages_reserved IS 'number: those that are not in use, but promised (HugePages_Rsvd)';
 COMMENT ON COLUMN pg_meminfo_host.oom_kills IS 'number: processes that the OOM killer has taken since boot, on the whole machine (oom_kill of vmstat, Linux 4.13)';
-COMMENT ON COLUMN pg_meminfo_host.dev_shm_size IS 'bytes: size of /dev/shm, where dynamic shared memory is (statvfs)';
-COMMENT ON COLUMN pg_meminfo_host.dev_shm_available IS 'bytes: free space in /dev/shm';
+COMMENT ON COLUMN pg_meminfo_host.dev_shm_size IS 'bytes: size of /dev/shm, where dynamic shared memory of type posix is (statvfs); NULL if it is not limited';
+COMMENT ON COLUMN pg_meminfo_host.dev_shm_available IS 'bytes: free space in /dev/shm; NULL if it is not limited';
 
 -- pg_meminfo_cgroups(): the cgroups that we are in
 CREATE FUNCTION pg_meminfo_cgroups(
@@ -739,10 +740,10 @@ LANGUAGE C VOLATILE PARALLEL RESTRICTED COST 1000 ROWS 4;
 
 COMMENT ON FUNCTION pg_meminfo_cgroups() IS
 'The cgroup that this session is in, its parent, and so on, as far as they can be seen from within the container: their
-limits, what is charged to them, and what came of it. Costs a tenth of a millisecond each. No rows if none can be seen.
+limits, what is charged to them, and what came of it. Costs a tenth of a millisecond each. No rows if our own cannot be seen.
 Sizes are in bytes. What the kernel does not print, or not in this version of cgroups, is NULL.
 
-level (number): 0 for our own, 1 for its parent, and so on
+level (number): how far up it is: 0 for our own, 1 for its parent, and so on
 path (text): path in the hierarchy, as seen from within the container (/proc/self/cgroup)
 version (number): version of cgroups in which memory is accounted, 1 or 2
 memory_limit (bytes): where the OOM killer comes (memory.max; memory.limit_in_bytes); NULL if unlimited
@@ -756,7 +757,7 @@ kernel (bytes): the kernel''s own, such as page tables (kernel, Linux 5.18; memo
 swap_limit (bytes): how much may be swapped (memory.swap.max; memory.memsw.limit_in_bytes - memory.limit_in_bytes); NULL if unlimited
 swap_usage (bytes): what is swapped (memory.swap.current; total_swap)
 unlimited (flag): whether this cgroup has no memory limit
-oom_kills (number): processes that the OOM killer has taken (oom_kill of memory.events; of memory.oom_control, Linux 4.13, without descendants)
+oom_kills (number): processes that the OOM killer has taken (oom_kill of memory.events, from Linux 5.2 on with descendants; of memory.oom_control, Linux 4.13, without)
 oom_group (flag): whether it takes all processes of the cgroup at once (memory.oom.group, Linux 4.19); NULL in version 1
 psi_some_usec (microseconds): time in which some task waited for memory (some of memory.pressure, Linux 4.20); NULL in version 1
 psi_full_usec (microseconds): time in which all of them did (full of memory.pressure, Linux 4.20); NULL in version 1';
@@ -772,7 +773,7 @@ GRANT SELECT ON pg_meminfo_cgroups TO PUBLIC;
 
 COMMENT ON VIEW pg_meminfo_cgroups IS
 'The cgroup that this session is in, its parent, and so on: pg_meminfo_cgroups().';
-COMMENT ON COLUMN pg_meminfo_cgroups.level IS 'number: 0 for our own, 1 for its parent, and so on';
+COMMENT ON COLUMN pg_meminfo_cgroups.level IS 'number: how far up it is: 0 for our own, 1 for its parent, and so on';
 COMMENT ON COLUMN pg_meminfo_cgroups.path IS 'text: path in the hierarchy, as seen from within the container (/proc/self/cgroup)';
 COMMENT ON COLUMN pg_meminfo_cgroups.version IS 'number: version of cgroups in which memory is accounted, 1 or 2';
 COMMENT ON COLUMN pg_meminfo_cgroups.memory_limit IS 'bytes: where the OOM killer comes (memory.max; memory.limit_in_bytes); NULL if unlimited';
@@ -786,7 +787,7 @@ COMMENT ON COLUMN pg_meminfo_cgroups.kernel IS 'bytes: the kernel''s own, such a
 COMMENT ON COLUMN pg_meminfo_cgroups.swap_limit IS 'bytes: how much may be swapped (memory.swap.max; memory.memsw.limit_in_bytes - memory.limit_in_bytes); NULL if unlimited';
 COMMENT ON COLUMN pg_meminfo_cgroups.swap_usage IS 'bytes: what is swapped (memory.swap.current; total_swap)';
 COMMENT ON COLUMN pg_meminfo_cgroups.unlimited IS 'flag: whether this cgroup has no memory limit';
-COMMENT ON COLUMN pg_meminfo_cgroups.oom_kills IS 'number: processes that the OOM killer has taken (oom_kill of memory.events; of memory.oom_control, Linux 4.13, without descendants)';
+COMMENT ON COLUMN pg_meminfo_cgroups.oom_kills IS 'number: processes that the OOM killer has taken (oom_kill of memory.events, from Linux 5.2 on with descendants; of memory.oom_control, Linux 4.13, without)';
 COMMENT ON COLUMN pg_meminfo_cgroups.oom_group IS 'flag: whether it takes all processes of the cgroup at once (memory.oom.group, Linux 4.19); NULL in version 1';
 COMMENT ON COLUMN pg_meminfo_cgroups.psi_some_usec IS 'microseconds: time in which some task waited for memory (some of memory.pressure, Linux 4.20); NULL in version 1';
 COMMENT ON COLUMN pg_meminfo_cgroups.psi_full_usec IS 'microseconds: time in which all of them did (full of memory.pressure, Linux 4.20); NULL in version 1';

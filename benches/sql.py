@@ -25,6 +25,7 @@ FUNCTIONS = [
     ("smap_summary", "smaps", "SELECT count(*) FROM smap_summary", 1),
     ("pg_meminfo_rollup(pid)", "smaps_rollup", "SELECT count(*) FROM pg_stat_activity, pg_meminfo_rollup(pid)", 1),
     ("pg_meminfo_private(pid)", "private", "SELECT count(*) FROM pg_stat_activity, pg_meminfo_private(pid)", 1),
+    ("pg_meminfo_cluster", "private", "SELECT * FROM pg_meminfo_cluster", 1),
     ("pg_meminfo_processes()", STATUS, "SELECT count(*) FROM pg_meminfo_processes()", 1),
     ("pg_meminfo", STATUS, "SELECT count(*), sum(private_estimate), max(query) FROM pg_meminfo", 1),
     ("naive", "smaps", "SELECT count(*) FROM naive_smaps()", 1),
@@ -32,7 +33,7 @@ FUNCTIONS = [
 
 
 # Those whose growth is of interest.
-GROWTH = ["get_all_smaps()", "get_all_smaps(), 2 readers", "pg_meminfo_rollup(pid)", "pg_meminfo_private(pid)", "pg_meminfo"]
+GROWTH = ["get_all_smaps()", "get_all_smaps(), 2 readers", "pg_meminfo_rollup(pid)", "pg_meminfo_private(pid)", "pg_meminfo_cluster", "pg_meminfo"]
 
 
 def connect():

@@ -2,7 +2,7 @@
 --
 --   psql -XAtq -f docs/flamegraph.sql | inferno-flamegraph --countname kB --nametype '' --title 'Memory' >memory.svg
 --
--- All of it together is the total of pg_meminfo_cluster, and what is swapped. In a frame, a semicolon, a backslash and control
+-- All of it together is the total of pg_meminfo_cluster, and what is swapped; without processes that cannot be read. In a frame, a semicolon, a backslash and control
 -- characters are written as JSON writes them.
 WITH stacks AS (
     SELECT ARRAY[m.backend_type, m.datname, nullif(m.application_name, ''), m.pid::text, p.category] AS frames,

@@ -12,6 +12,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::kv;
@@ -90,20 +91,25 @@ impl Cgroup {
     }
 }
 
-/// Our own cgroup, its parent, and so on. `root` is `/`, where no test says otherwise. Empty if none can be seen.
-pub fn of_ourselves(root: &Path) -> Result<Vec<Cgroup>, Failure> {
+/// Our own cgroup, its parent, and so on; none where the kernel has no cgroups. `None` if our own cannot be seen. `root` is `/`,
+/// where no test says otherwise.
+pub fn of_ourselves(root: &Path) -> Result<Option<Vec<Cgroup>>, Failure> {
     let ourselves = Directory(root.join("proc/self"));
-    let (Some(cgroup), Some(mountinfo)) = (ourselves.read("cgroup")?, ourselves.read("mountinfo")?) else {
-        return Ok(Vec::new());
-    };
-    let Some(place) = Place::find(&cgroup, &mountinfo) else { return Ok(Vec::new()) };
-    place.cgroups(root)
+    let cgroup = ourselves.read("cgroup")?.unwrap_or_default();
+    let Some((version, path)) = membership(&cgroup) else { return Ok(Some(Vec::new())) };
+    let mountinfo = ourselves.read("mountinfo")?.unwrap_or_default();
+    match Place::find(version, path, &mountinfo) {
+        Some(place) => place.cgroups(root),
+        None => Ok(None),
+    }
 }
 
 /// Where our cgroup is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Place {
     version: Version,
+    /// `major:minor` of the file system.
+    device: Vec<u8>,
     mount_point: PathBuf,
     /// The path of the cgroup that is mounted there.
     top: Vec<u8>,
@@ -112,17 +118,22 @@ struct Place {
 }
 
 impl Place {
-    fn find(cgroup: &[u8], mountinfo: &[u8]) -> Option<Self> {
-        let (version, path) = membership(cgroup)?;
-        let places = lines(mountinfo).filter_map(|line| Mount::parse(line)).filter_map(|mount| {
-            let names = mount.is_of(version).then(|| below(&mount.root, path))??;
-            Some(Place { version, mount_point: mount.point, top: mount.root, names })
+    fn find(version: Version, path: &[u8], mountinfo: &[u8]) -> Option<Self> {
+        let mut mounts: Vec<Mount> = Vec::new();
+        for mount in lines(mountinfo).filter_map(Mount::parse) {
+            // It hides what is at the same place.
+            mounts.retain(|earlier| earlier.point != mount.point);
+            mounts.push(mount);
+        }
+        let places = mounts.into_iter().filter(|mount| mount.is_of(version)).filter_map(|mount| {
+            let names = below(&mount.root, path)?;
+            Some(Place { version, device: mount.device.to_vec(), mount_point: mount.point, top: mount.root, names })
         });
-        // Where several parts of the hierarchy are mounted, the one that shows most. The last one, for it hides others.
+        // Where several parts of the hierarchy are mounted, the one that shows most.
         places.max_by_key(|place| place.names.len())
     }
 
-    fn cgroups(&self, root: &Path) -> Result<Vec<Cgroup>, Failure> {
+    fn cgroups(&self, root: &Path) -> Result<Option<Vec<Cgroup>>, Failure> {
         let mut cgroups = Vec::new();
         for depth in (0..=self.names.len()).rev() {
             let names = &self.names[..depth];
@@ -135,12 +146,20 @@ impl Place {
                 }
                 path.extend_from_slice(name);
             }
-            // Not there if it was removed, or if another file system is mounted over it.
-            if directory.is_dir() {
-                cgroups.push(Directory(directory).cgroup(path, self.version)?);
+            if !self.is_in(&directory) {
+                return Ok(None);
             }
+            cgroups.push(Directory(directory).cgroup(path, self.version)?);
         }
-        Ok(cgroups)
+        Ok(Some(cgroups))
+    }
+
+    /// Whether a directory is there, and of the hierarchy: not one that was removed, nor of what is mounted over it.
+    fn is_in(&self, directory: &Path) -> bool {
+        fs::metadata(directory).is_ok_and(|metadata| {
+            let device = metadata.dev();
+            format!("{}:{}", libc::major(device), libc::minor(device)).as_bytes() == self.device
+        })
     }
 }
 
@@ -163,6 +182,7 @@ fn membership(cgroup: &[u8]) -> Option<(Version, &[u8])> {
 
 /// A line of mountinfo, as far as it matters here.
 struct Mount<'a> {
+    device: &'a [u8],
     root: Vec<u8>,
     point: PathBuf,
     file_system: &'a [u8],
@@ -172,13 +192,14 @@ struct Mount<'a> {
 impl<'a> Mount<'a> {
     fn parse(line: &'a [u8]) -> Option<Self> {
         let mut fields = line.split(|&byte| byte == b' ');
-        let root = unescaped(fields.nth(3)?);
+        let device = fields.nth(2)?;
+        let root = unescaped(fields.next()?);
         let point = PathBuf::from(OsStr::from_bytes(&unescaped(fields.next()?)));
         // Behind it come options, any number of optional fields, and a separator.
         fields.find(|field| field == b"-")?;
         let file_system = fields.next()?;
         let options = fields.nth(1)?;
-        Some(Mount { root, point, file_system, options })
+        Some(Mount { device, root, point, file_system, options })
     }
 
     fn is_of(&self, version: Version) -> bool {

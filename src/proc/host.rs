@@ -77,11 +77,12 @@ impl Host {
         Ok(host)
     }
 
-    /// How much more memory we can have before somebody is killed for it, and which of the cgroups we are in says so; none of
-    /// them if it is the machine as a whole. `None` if one of them is limited and does not say how much is in use.
-    pub fn headroom<'a>(&self, cgroups: &'a [Cgroup]) -> Option<(u64, Option<&'a Cgroup>)> {
+    /// How much more memory we can have without swapping, and which of the cgroups we are in says so; none of them if it is the
+    /// machine as a whole. `None` if that cannot be told: of cgroups that cannot be seen, or of one that is limited and does not
+    /// say how much is in use.
+    pub fn headroom<'a>(&self, cgroups: Option<&'a [Cgroup]>) -> Option<(u64, Option<&'a Cgroup>)> {
         let mut least = (self.memory_available?, None);
-        for cgroup in cgroups {
+        for cgroup in cgroups? {
             if let Limit::Bytes(limit) = cgroup.limit? {
                 let left = limit.saturating_sub(cgroup.working_set()?);
                 if left < least.0 {
@@ -112,7 +113,9 @@ fn space(path: &Path) -> Option<(u64, u64)> {
     }
     // SAFETY: statvfs() has not failed, and so has filled it.
     let space: libc::statvfs = unsafe { space.assume_init() };
-    Some((space.f_blocks * space.f_frsize, space.f_bavail * space.f_frsize))
+    // A tmpfs without a limit says that it has none.
+    let size = space.f_blocks.checked_mul(space.f_frsize).filter(|&size| size > 0)?;
+    Some((size, space.f_bavail.checked_mul(space.f_frsize)?))
 }
 
 #[cfg(test)]
@@ -179,7 +182,7 @@ mod tests {
         let tree = Tree::new(&[("proc/meminfo", "MemTotal:  1000 kB\nMemFree:  900 kB\n")]);
         let host = Host::read(tree.path()).unwrap();
         assert_eq!(host, Host { memory_total: Some(1_024_000), ..Host::default() });
-        assert_eq!(host.headroom(&[]), None);
+        assert_eq!(host.headroom(Some(&[])), None);
     }
 
     fn cgroup(limit: Option<Limit>, usage: u64, inactive_file: Option<u64>) -> Cgroup {
@@ -208,20 +211,21 @@ mod tests {
     fn headroom_is_the_least() {
         let host = Host { memory_available: Some(1000), ..Host::default() };
         let unlimited = cgroup(Some(Limit::Unlimited), 5000, Some(0));
-        assert_eq!(host.headroom(std::slice::from_ref(&unlimited)), Some((1000, None)));
+        assert_eq!(host.headroom(Some(std::slice::from_ref(&unlimited))), Some((1000, None)));
 
         let wide = cgroup(Some(Limit::Bytes(5000)), 500, Some(100));
-        assert_eq!(host.headroom(&[unlimited.clone(), wide.clone()]), Some((1000, None)));
+        assert_eq!(host.headroom(Some(&[unlimited.clone(), wide.clone()])), Some((1000, None)));
 
         // The ancestor has the larger limit, and less of it left.
         let own = cgroup(Some(Limit::Bytes(900)), 300, Some(100));
         let ancestor = cgroup(Some(Limit::Bytes(2000)), 1900, Some(300));
         let cgroups = [own, unlimited, ancestor, wide];
-        assert_eq!(host.headroom(&cgroups), Some((400, Some(&cgroups[2]))));
+        assert_eq!(host.headroom(Some(&cgroups)), Some((400, Some(&cgroups[2]))));
 
         let exceeded = [cgroup(Some(Limit::Bytes(100)), 150, Some(10))];
-        assert_eq!(host.headroom(&exceeded), Some((0, Some(&exceeded[0]))));
-        assert_eq!(host.headroom(&[cgroup(Some(Limit::Bytes(100)), 50, None)]), None);
-        assert_eq!(host.headroom(&[cgroup(None, 50, Some(0))]), None);
+        assert_eq!(host.headroom(Some(&exceeded)), Some((0, Some(&exceeded[0]))));
+        assert_eq!(host.headroom(Some(&[cgroup(Some(Limit::Bytes(100)), 50, None)])), None);
+        assert_eq!(host.headroom(Some(&[cgroup(None, 50, Some(0))])), None);
+        assert_eq!(host.headroom(None), None);
     }
 }

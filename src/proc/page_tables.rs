@@ -5,8 +5,7 @@
 //! touch on, however few pages of the stretch are touched. On huge pages there is no such level.
 //!
 //! The kernel counts a process's tables, and not what they are for. [`besides_main`] says how many there can be at most for
-//! all that is not the main segment; what exceeds it, is for the main segment. Where the rest of the address space is so
-//! large that this says nothing, there is still an entry for each page that was touched.
+//! all that is not the main segment; what exceeds it, is for the main segment.
 
 use super::category::Landmarks;
 use super::maps;
@@ -37,13 +36,12 @@ pub fn besides_main(maps: &[u8], landmarks: &Landmarks) -> Option<u64> {
     tables.checked_mul(page_size)
 }
 
-/// What a process would have less of page tables, at least, if the main segment were on huge pages. In bytes. `None` where
-/// the kernel does not count.
+/// What a process would have less of page tables, at least, if the main segment, of a size, were on huge pages. In bytes.
+/// `None` where the kernel does not count. Its maps should not be older than its counters.
 pub fn saved_by_huge_pages(status: &Status, besides_main: u64, main_segment: u64) -> Option<u64> {
     let page_size = pagemap::page_size();
-    let touched = status.rss_shmem?.min(main_segment) / page_size * ENTRY;
-    let all = main_segment.div_ceil(page_size * page_size / ENTRY) * page_size;
-    Some(status.page_tables?.saturating_sub(besides_main).min(all).max(touched))
+    let all = main_segment.div_ceil(page_size * page_size / ENTRY).saturating_mul(page_size);
+    Some(status.page_tables?.saturating_sub(besides_main).min(all))
 }
 
 #[cfg(test)]
@@ -86,18 +84,16 @@ mod tests {
     #[test]
     fn what_is_saved() {
         const GB: u64 = 1 << 30;
-        let saved = |page_tables, rss_shmem, besides| {
-            let status = Status { page_tables: Some(page_tables), rss_shmem: Some(rss_shmem), ..Status::default() };
+        let saved = |page_tables, besides| {
+            let status = Status { page_tables: Some(page_tables), ..Status::default() };
             saved_by_huge_pages(&status, besides, GB).unwrap()
         };
-        // Few pages of each stretch touched: what the process has beyond the rest.
-        assert_eq!(saved(1_500_000, 4 << 20, 500_000), 1_000_000);
+        // What the process has beyond the rest.
+        assert_eq!(saved(1_500_000, 500_000), 1_000_000);
         // Not more than there can be for the segment.
-        assert_eq!(saved(9_500_000, 4 << 20, 500_000), 2 << 20);
-        // Nothing beyond the rest: at least an entry for each page that was touched.
-        assert_eq!(saved(500_000, 512 << 20, 600_000), 1 << 20);
-        // Shared memory besides the main segment.
-        assert_eq!(saved(500_000, 5 * GB, 600_000), 2 << 20);
+        assert_eq!(saved(9_500_000, 500_000), 2 << 20);
+        // Nothing beyond the rest.
+        assert_eq!(saved(500_000, 600_000), 0);
         assert_eq!(saved_by_huge_pages(&Status::default(), 0, GB), None);
     }
 

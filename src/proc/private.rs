@@ -27,6 +27,13 @@ pub struct Scratch {
     categories: Vec<Category>,
 }
 
+impl Scratch {
+    /// The maps of the process that was looked at last.
+    pub fn maps(&self) -> &[u8] {
+        self.buffer.text()
+    }
+}
+
 /// What a process holds in its private mappings, for each category in the order of [`Category::ALL`]. Calls `between`, which
 /// may unwind, after each read.
 pub fn by_category(

@@ -38,6 +38,17 @@ pub struct Segment {
     range: Range<u64>,
 }
 
+/// How much of a segment is in RAM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Residency {
+    /// So many bytes.
+    Bytes(u64),
+    /// There is no such segment any more.
+    Gone,
+    /// The kernel does not tell: the segment has no name any more, or its file is closed to us.
+    Unknown,
+}
+
 /// Adds to the segments those that a process's maps show. `None` if that is not of the form of maps.
 pub fn collect(segments: &mut Vec<Segment>, pid: Pid, text: &[u8], landmarks: &Landmarks) -> Option<()> {
     for line in maps::lines(text) {
@@ -79,9 +90,8 @@ impl Segment {
         self.name.starts_with(b"/anon_hugepage")
     }
 
-    /// How much of the segment is in RAM, in bytes. `None` if that cannot be found out: it has just gone, or its file is not
-    /// ours. Calls `between`, which may unwind, at short intervals.
-    pub fn resident(&self, between: impl FnMut()) -> Result<Option<u64>, Failure> {
+    /// How much of the segment is in RAM. Calls `between`, which may unwind, at short intervals.
+    pub fn resident(&self, between: impl FnMut()) -> Result<Residency, Failure> {
         self.look(between).map_err(|source| {
             let path =
                 if self.is_main { "/proc/self/maps".into() } else { Path::new(OsStr::from_bytes(&self.name)).into() };
@@ -89,38 +99,42 @@ impl Segment {
         })
     }
 
-    fn look(&self, between: impl FnMut()) -> io::Result<Option<u64>> {
+    fn look(&self, between: impl FnMut()) -> io::Result<Residency> {
         if self.is_huge() {
             // mincore would tell our own pages only. Huge pages are never swapped, and set aside when they are mapped.
-            Ok(Some(self.size))
+            Ok(Residency::Bytes(self.size))
         } else if self.is_main {
-            resident_in(&self.range, between).map(Some)
+            resident_in(&self.range, between).map(Residency::Bytes)
         } else if self.name.starts_with(b"/SYSV") {
             // Not there where the kernel is built without.
             let table = fs::read("/proc/sysvipc/shm").unwrap_or_default();
-            Ok(self.inode.and_then(|id| resident_of_system_v(&table, id)))
+            Ok(self.inode.map_or(Residency::Unknown, |id| resident_of_system_v(&table, id)))
+        } else if self.name.ends_with(b" (deleted)") {
+            // Nothing leads to it but the mappings of those who are attached.
+            Ok(Residency::Unknown)
         } else {
             self.resident_of_file(between)
         }
     }
 
-    fn resident_of_file(&self, between: impl FnMut()) -> io::Result<Option<u64>> {
+    fn resident_of_file(&self, between: impl FnMut()) -> io::Result<Residency> {
         let path = Path::new(OsStr::from_bytes(&self.name));
         let file = match OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOFOLLOW).open(path) {
             Ok(file) => file,
             Err(error) => {
                 return match error.raw_os_error() {
-                    Some(libc::ENOENT | libc::EACCES | libc::EPERM | libc::ELOOP) => Ok(None),
+                    Some(libc::ENOENT) => Ok(Residency::Gone),
+                    Some(libc::EACCES | libc::EPERM | libc::ELOOP) => Ok(Residency::Unknown),
                     _ => Err(error),
                 };
             }
         };
         let metadata = file.metadata()?;
         if Some(metadata.ino()) != self.inode || metadata.len() == 0 {
-            return Ok(None);
+            return Ok(Residency::Gone);
         }
         let mapping = Mapped::new(&file, metadata.len())?;
-        resident_in(&mapping.0, between).map(Some)
+        resident_in(&mapping.0, between).map(Residency::Bytes)
     }
 }
 
@@ -171,13 +185,15 @@ fn resident_in(range: &Range<u64>, mut between: impl FnMut()) -> io::Result<u64>
 }
 
 /// The rss of a segment in the text of /proc/sysvipc/shm.
-fn resident_of_system_v(table: &[u8], id: u64) -> Option<u64> {
+fn resident_of_system_v(table: &[u8], id: u64) -> Residency {
     let mut lines = table.split(|&byte| byte == b'\n').map(words);
-    let names = lines.next()?;
+    let names = lines.next().unwrap_or_default();
     let column = |name: &[u8]| names.iter().position(|&found| found == name);
-    let (shmid, rss) = (column(b"shmid")?, column(b"rss")?);
-    let line = lines.find(|line| line.get(shmid).and_then(|word| kv::decimal(word)) == Some(id))?;
-    kv::decimal(line.get(rss)?)
+    let (Some(shmid), Some(rss)) = (column(b"shmid"), column(b"rss")) else { return Residency::Unknown };
+    match lines.find(|line| line.get(shmid).and_then(|word| kv::decimal(word)) == Some(id)) {
+        Some(line) => line.get(rss).and_then(|word| kv::decimal(word)).map_or(Residency::Unknown, Residency::Bytes),
+        None => Residency::Gone,
+    }
 }
 
 fn words(line: &[u8]) -> Vec<&[u8]> {
@@ -248,12 +264,14 @@ mod tests {
             range: 0..0,
         };
         let mut calls = 0;
-        assert_eq!(segment.resident(|| calls += 1).unwrap(), Some(10 * 4096));
+        assert_eq!(segment.resident(|| calls += 1).unwrap(), Residency::Bytes(10 * 4096));
         assert_eq!(calls, 1);
         let another = Segment { inode: Some(1), ..segment.clone() };
-        assert_eq!(another.resident(|| ()).unwrap(), None);
+        assert_eq!(another.resident(|| ()).unwrap(), Residency::Gone);
         drop(file);
-        assert_eq!(segment.resident(|| ()).unwrap(), None);
+        assert_eq!(segment.resident(|| ()).unwrap(), Residency::Gone);
+        let name = [segment.name.as_slice(), b" (deleted)"].concat();
+        assert_eq!(Segment { name, ..segment }.resident(|| ()).unwrap(), Residency::Unknown);
     }
 
     #[test]
@@ -261,10 +279,10 @@ mod tests {
         let table = b"       key      shmid perms                  size  cpid  lpid nattch   uid   gid  cuid  cgid      atime      dtime      ctime                   rss                  swap\n\
             10207297          3  1600                    56   555   560      5   105   111   105   111 1795369930 1795369930 1795369928                  4096                     0\n\
             -2100000         12  1600             146800640   555   560      5   105   111   105   111 1795369930 1795369930 1795369928              20480000                  8192\n";
-        assert_eq!(resident_of_system_v(table, 3), Some(4096));
-        assert_eq!(resident_of_system_v(table, 12), Some(20480000));
-        assert_eq!(resident_of_system_v(table, 4), None);
-        assert_eq!(resident_of_system_v(b"", 4), None);
+        assert_eq!(resident_of_system_v(table, 3), Residency::Bytes(4096));
+        assert_eq!(resident_of_system_v(table, 12), Residency::Bytes(20480000));
+        assert_eq!(resident_of_system_v(table, 4), Residency::Gone);
+        assert_eq!(resident_of_system_v(b"", 4), Residency::Unknown);
     }
 
     #[test]
@@ -274,6 +292,6 @@ mod tests {
             b"7f0000000000-7f0010000000 rw-s 00000000 00:10 5                          /anon_hugepage (deleted)\n";
         collect(&mut segments, 1, maps, &landmarks()).unwrap();
         assert!(segments[0].is_huge() && segments[0].is_main);
-        assert_eq!(segments[0].resident(|| ()).unwrap(), Some(0x10000000));
+        assert_eq!(segments[0].resident(|| ()).unwrap(), Residency::Bytes(0x10000000));
     }
 }

@@ -1,7 +1,5 @@
 //! The whole cluster, in one row that adds up: `pg_meminfo_cluster()`.
 
-use std::collections::HashMap;
-
 use crate::pg::fmgr::{Call, sql_function};
 use crate::pg::srf::{Column, ResultSet};
 use crate::pg::{interrupts, shared_memory};
@@ -10,10 +8,11 @@ use crate::proc::page_tables;
 use crate::proc::pagemap;
 use crate::proc::private::{self, Scratch};
 use crate::proc::process::{Buffer, Error, Process};
+use crate::proc::segment::Residency;
 use crate::proc::status::{Counters, Status};
 
 use super::landmarks;
-use super::reader::{Reader, raise};
+use super::reader::{Reader, raise, warn_of_denied};
 use super::segments;
 
 sql_function! {
@@ -40,45 +39,50 @@ fn cluster(call: &Call) {
     let mut rows = ResultSet::start(call, &CLUSTER);
     let mut reader = Reader::new();
     let landmarks = landmarks::find();
-    let mut tables_besides_main = HashMap::new();
-    let segments = segments::find(&mut reader, &landmarks, |pid, maps| {
-        tables_besides_main.insert(pid, page_tables::besides_main(maps, &landmarks));
-    });
+    let segments = segments::find(&mut reader, &landmarks, |_| ());
     let main = segments.iter().find(|segment| segment.is_main);
     let main_size = main.map(|main| main.size);
-    let main_resident = main.and_then(segments::resident);
-    // One whose residency cannot be found out has gone.
-    let dynamic_resident = segments.iter().filter(|segment| !segment.is_main).filter_map(segments::resident).sum();
+    let main_resident = main.and_then(|main| match segments::resident(main) {
+        Residency::Bytes(bytes) => Some(bytes),
+        Residency::Gone | Residency::Unknown => None,
+    });
+    let mut dynamic_resident = Sum::ZERO;
+    for segment in segments.iter().filter(|segment| !segment.is_main) {
+        dynamic_resident.add(match segments::resident(segment) {
+            Residency::Bytes(bytes) => Some(bytes),
+            Residency::Gone => Some(0),
+            Residency::Unknown => None,
+        });
+    }
     let is_huge = main.map(|main| main.is_huge());
 
     let (mut processes, mut unreadable) = (0, 0);
     let [mut private, mut page_tables, mut swap, mut saved] = [Sum::ZERO; 4];
     let mut scratch = Scratch::default();
     let mut buffer = Buffer::default();
-    reader.each_process(|pid, _, process| {
+    reader.each_process(|_, _, process| {
         let held = match process.map(|process| hold(process, &landmarks, &mut scratch, &mut buffer)) {
-            Some(Ok(held)) => Some(held),
-            None | Some(Err(Error::Denied)) => None,
+            Some(Ok(held)) => held,
+            None | Some(Err(Error::Denied)) => Held::default(),
             Some(Err(Error::Gone)) => return,
             Some(Err(Error::Failure(failure))) => raise(&failure),
         };
-        let status = held.map(|(status, _)| status).unwrap_or_default();
-        let own = held.and_then(|(_, private)| private);
         processes += 1;
-        unreadable += i32::from(own.is_none());
-        private.add(own);
-        page_tables.add(status.page_tables);
-        swap.add(status.swap);
-        // One that has come since has touched nothing yet.
-        let besides = tables_besides_main.get(&pid).copied().flatten().unwrap_or(u64::MAX);
-        saved.add(main_size.and_then(|main| page_tables::saved_by_huge_pages(&status, besides, main)));
+        unreadable += usize::from(held.private.is_none());
+        private.add(held.private);
+        page_tables.add(held.status.page_tables);
+        swap.add(held.status.swap);
+        let besides = held.tables_besides_main.zip(main_size);
+        saved.add(besides.and_then(|(besides, main)| page_tables::saved_by_huge_pages(&held.status, besides, main)));
     });
-    let dynamic_resident = (unreadable == 0).then_some(dynamic_resident);
+    // What nobody that can be read is attached to, is not among the segments.
+    let dynamic_resident = dynamic_resident.0.filter(|_| unreadable == 0);
     let total = || Some(private.0? + main_resident? + dynamic_resident? + page_tables.0?);
 
+    let int4 = |number: usize| i32::try_from(number).ok();
     let int8 = |number: Option<u64>| number.and_then(|number| i64::try_from(number).ok());
-    rows.int4(Some(processes));
-    rows.int4(Some(unreadable));
+    rows.int4(int4(processes));
+    rows.int4(int4(unreadable));
     rows.int8(int8(private.0));
     rows.int8(int8(main_size));
     rows.int8(int8(main_resident));
@@ -90,6 +94,10 @@ fn cluster(call: &Call) {
     rows.int8(shared_memory::huge_pages_needed());
     rows.int8(if is_huge == Some(true) { Some(0) } else { int8(saved.0) });
     rows.end_row();
+    // A kernel that does not tell what is private denies nothing.
+    if pagemap::tells_private() {
+        warn_of_denied(unreadable);
+    }
 }
 
 /// A sum of numbers each of which may be unknown, and then it is.
@@ -104,23 +112,29 @@ impl Sum {
     }
 }
 
-/// A process's counters, and how much is private to it, if that can be told.
-fn hold(
-    process: &Process,
-    landmarks: &Landmarks,
-    scratch: &mut Scratch,
-    buffer: &mut Buffer,
-) -> Result<(Status, Option<u64>), Error> {
+/// What a process holds, as far as that can be told.
+#[derive(Default)]
+struct Held {
+    status: Status,
+    private: Option<u64>,
+    tables_besides_main: Option<u64>,
+}
+
+fn hold(process: &Process, landmarks: &Landmarks, scratch: &mut Scratch, buffer: &mut Buffer) -> Result<Held, Error> {
     let status = Counters::read(process, buffer)?.status;
     let usages = match private::by_category(process, landmarks, scratch, interrupts::check) {
         Ok(usages) => usages,
         // Some files are open to everybody.
-        Err(Error::Denied) => return Ok((status, None)),
+        Err(Error::Denied) => return Ok(Held { status, ..Held::default() }),
         Err(error) => return Err(error),
     };
-    let mut sum = Sum::ZERO;
+    let mut private = Sum::ZERO;
     for usage in usages.iter().filter(|usage| usage.mappings > 0) {
-        sum.add(usage.held.map(|held| held.private));
+        private.add(usage.held.map(|held| held.private));
     }
-    Ok((status, sum.0.filter(|_| pagemap::tells_private())))
+    Ok(Held {
+        status,
+        private: private.0.filter(|_| pagemap::tells_private()),
+        tables_besides_main: page_tables::besides_main(scratch.maps(), landmarks),
+    })
 }

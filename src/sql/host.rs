@@ -42,7 +42,7 @@ fn host(call: &Call) {
     let mut rows = ResultSet::start(call, &HOST);
     let host = Host::read(Path::new("/")).unwrap_or_else(|failure| raise(&failure));
     let cgroups = of_ourselves();
-    let headroom = host.headroom(&cgroups);
+    let headroom = host.headroom(cgroups.as_deref());
     rows.int8(int8(host.memory_total));
     rows.int8(int8(host.memory_available));
     rows.int8(int8(host.swap_total));
@@ -85,7 +85,7 @@ const CGROUPS: [Column; 18] = [
 
 fn cgroups(call: &Call) {
     let mut rows = ResultSet::start(call, &CGROUPS);
-    for (level, cgroup) in (0..).zip(of_ourselves()) {
+    for (level, cgroup) in (0..).zip(of_ourselves().unwrap_or_default()) {
         let bytes = |limit: Option<Limit>| int8(limit.and_then(Limit::bytes));
         rows.int4(Some(level));
         rows.text(Some(&cgroup.path));
@@ -112,7 +112,7 @@ fn cgroups(call: &Call) {
     }
 }
 
-fn of_ourselves() -> Vec<Cgroup> {
+fn of_ourselves() -> Option<Vec<Cgroup>> {
     cgroup::of_ourselves(Path::new("/")).unwrap_or_else(|failure| raise(&failure))
 }
 

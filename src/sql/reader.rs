@@ -84,11 +84,7 @@ impl Reader {
 
     /// Says how many processes are missing from the result.
     pub fn warn_of_denied(&self) {
-        match self.denied {
-            0 => {}
-            1 => error::warn("could not read the memory of 1 process: permission denied".into(), DENIED_HINT),
-            n => error::warn(format!("could not read the memory of {n} processes: permission denied"), DENIED_HINT),
-        }
+        warn_of_denied(self.denied);
     }
 
     /// Says, once a statement, that `pid` is missing from the result.
@@ -97,6 +93,15 @@ impl Reader {
             let message = format!("could not read the memory of process {pid}: permission denied");
             error::warn_once_a_statement(message, DENIED_HINT);
         }
+    }
+}
+
+/// Says how many processes are missing from a result.
+pub fn warn_of_denied(processes: usize) {
+    match processes {
+        0 => {}
+        1 => error::warn("could not read the memory of 1 process: permission denied".into(), DENIED_HINT),
+        n => error::warn(format!("could not read the memory of {n} processes: permission denied"), DENIED_HINT),
     }
 }
 

@@ -7,7 +7,7 @@ use crate::pg::srf::{Column, ResultSet};
 use crate::pg::{backends, interrupts};
 use crate::proc::category::Landmarks;
 use crate::proc::process::Pid;
-use crate::proc::segment::{self, Segment};
+use crate::proc::segment::{self, Residency, Segment};
 
 use super::landmarks;
 use super::reader::{Reader, raise, raise_malformed};
@@ -33,12 +33,16 @@ fn segments(call: &Call) {
     let mut reader = Reader::new();
     let mut leaders = HashMap::new();
     // Before it can have gone.
-    let segments = find(&mut reader, &landmarks::find(), |pid, _| {
+    let segments = find(&mut reader, &landmarks::find(), |pid| {
         leaders.insert(pid, backends::leader(pid).unwrap_or(pid));
     });
     let int8 = |number: u64| i64::try_from(number).ok();
     for segment in &segments {
-        let resident = resident(segment);
+        let resident = match resident(segment) {
+            Residency::Bytes(bytes) => Some(bytes),
+            Residency::Unknown => None,
+            Residency::Gone => continue,
+        };
         rows.text(Some(if segment.is_main { b"main" } else { b"dynamic" }));
         rows.text(Some(&segment.name));
         rows.int8(segment.inode.and_then(int8));
@@ -52,12 +56,12 @@ fn segments(call: &Call) {
     reader.warn_of_denied();
 }
 
-/// The segments of the cluster. Shows each process's maps to `look`, too.
-pub fn find(reader: &mut Reader, landmarks: &Landmarks, mut look: impl FnMut(Pid, &[u8])) -> Vec<Segment> {
+/// The segments of the cluster. Calls `attached` for each process that can have some.
+pub fn find(reader: &mut Reader, landmarks: &Landmarks, mut attached: impl FnMut(Pid)) -> Vec<Segment> {
     let pids = reader.pids();
     let mut segments = Vec::new();
     reader.read_each(&pids, c"maps", |pid, text| {
-        look(pid, text.bytes);
+        attached(pid);
         if segment::collect(&mut segments, pid, text.bytes, landmarks).is_none() {
             raise_malformed(&text, &"A line is not in the form that proc(5) describes.");
         }
@@ -65,8 +69,8 @@ pub fn find(reader: &mut Reader, landmarks: &Landmarks, mut look: impl FnMut(Pid
     segments
 }
 
-/// How much of a segment is in RAM, in bytes, if that can be found out.
-pub fn resident(segment: &Segment) -> Option<u64> {
+/// How much of a segment is in RAM.
+pub fn resident(segment: &Segment) -> Residency {
     segment.resident(interrupts::check).unwrap_or_else(|failure| raise(&failure))
 }
 

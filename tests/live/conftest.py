@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 
 import psycopg
 import pytest
@@ -168,6 +169,54 @@ def in_mounts(*commands):
     return within
 
 
+def rows(cursor):
+    """A cursor's rows, as dictionaries."""
+    names = [column.name for column in cursor.description]
+    return [dict(zip(names, row)) for row in cursor.fetchall()]
+
+
+def memory_cgroup(pid):
+    """Where a process's memory is accounted, if that is mounted at the usual place: version and directory."""
+    lines = [line.split(":", 2) for line in pathlib.Path(f"/proc/{pid}/cgroup").read_text().splitlines()]
+    for _, controllers, path in lines:
+        if "memory" in controllers.split(","):
+            return 1, pathlib.Path("/sys/fs/cgroup/memory" + path)
+    paths = [path for number, _, path in lines if number == "0"]
+    for mount_point in "/sys/fs/cgroup/unified", "/sys/fs/cgroup":
+        if paths and os.path.exists(f"{mount_point}/cgroup.procs"):
+            return 2, pathlib.Path(mount_point + paths[0])
+    pytest.skip("no cgroups are mounted at the usual place")
+
+
+@contextlib.contextmanager
+def limited(megabytes):
+    """A cgroup with a limit and without swap, below our own: its directory, and what runs a command in it. Skips the test where none
+    can be made."""
+    version, parent = memory_cgroup("self")
+    directory = parent / f"pg_meminfo_{uuid.uuid4().hex}"
+    size = str(megabytes * 2**20)
+    limits = {1: {"memory.limit_in_bytes": size, "memory.memsw.limit_in_bytes": size}, 2: {"memory.max": size, "memory.swap.max": "0"}}
+    try:
+        directory.mkdir()
+    except OSError as error:
+        pytest.skip(f"no cgroup can be made here: {error}")
+    try:
+        for name, limit in limits[version].items():
+            try:
+                (directory / name).write_text(limit)
+            except OSError as error:
+                pytest.skip(f"the memory of a cgroup cannot be limited here: {error}")
+        yield directory, ["sh", "-c", f'echo $$ >{directory}/cgroup.procs && exec "$@"', "sh"]
+    finally:
+        # Those that were killed may not be gone yet.
+        def is_removed():
+            with contextlib.suppress(OSError):
+                directory.rmdir()
+            return not directory.exists()
+
+        wait_until(is_removed)
+
+
 def with_notices(connection, query, parameters=None):
     """A query's rows, and the notices that came with them."""
     notices = []
@@ -209,15 +258,16 @@ def connection(cluster):
 def huge_pages():
     """A few hugetlb pages of 2 MB for the time of a test, where they can be had."""
     setting = pathlib.Path("/proc/sys/vm/nr_hugepages")
-
-    def add(pages):
-        setting.write_text(str(int(setting.read_text()) + pages))
-
+    before = setting.read_text()
     try:
-        add(200)
-    except OSError as error:
-        pytest.skip(f"huge pages cannot be had here: {error}")
-    try:
+        try:
+            setting.write_text(str(int(before) + 200))
+        except OSError as error:
+            pytest.skip(f"huge pages cannot be had here: {error}")
+        # The kernel gives as many as it finds room for.
+        if int(setting.read_text()) < int(before) + 200:
+            pytest.skip("not enough huge pages can be had here")
         yield
     finally:
-        add(-200)
+        with contextlib.suppress(OSError):
+            setting.write_text(before)

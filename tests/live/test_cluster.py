@@ -6,20 +6,13 @@ import threading
 import time
 
 import pytest
-from conftest import ROOT, start_cluster, wait_until
+from conftest import ROOT, rows, start_cluster, wait_until
 
 MB = 2**20
 
 
-def rows(connection, query, *parameters):
-    """A query's rows, as dictionaries."""
-    cursor = connection.execute(query, parameters)
-    names = [column.name for column in cursor.description]
-    return [dict(zip(names, row)) for row in cursor]
-
-
 def whole(connection):
-    [row] = rows(connection, "SELECT * FROM pg_meminfo_cluster")
+    [row] = rows(connection.execute("SELECT * FROM pg_meminfo_cluster"))
     return row
 
 
@@ -100,8 +93,8 @@ def test_what_an_exited_session_has_touched_counts(form):
             cluster.fill_shared_buffers(session, "big", 100)
         with cluster.connect() as connection:
             after = whole(connection)
-            pss = "SELECT sum(s.pss)::bigint AS pss FROM pg_meminfo_mappings s WHERE category = 'shared_memory'"
-            live = rows(connection, pss)[0]["pss"]
+            pss = "SELECT sum(pss)::bigint FROM pg_meminfo_mappings WHERE category = 'shared_memory'"
+            live = connection.execute(pss).fetchone()[0]
         assert after["shared_memory_resident"] - before["shared_memory_resident"] > 90 * MB
         assert after["shared_memory_resident"] - live > 50 * MB
         # And it is nobody's own.
@@ -152,7 +145,8 @@ def test_page_tables_saved(huge_pages):
     for (saved, without), (none, with_huge_pages) in zip(measured["off"], measured["on"]):
         less = without - with_huge_pages
         assert none == 0
-        assert 0.5 * less < saved < 1.1 * less, measured
+        print(saved, less)
+        assert 0.4 * less < saved <= less, measured
 
 
 def test_a_parallel_query_has_dynamic_shared_memory():
@@ -177,8 +171,8 @@ def test_while_sessions_come_and_go(cluster, connection):
         thread.start()
     try:
         counts = set()
-        deadline = time.monotonic() + 5
-        while time.monotonic() < deadline or len(counts) < 2:
+        start = time.monotonic()
+        while time.monotonic() < start + 5 or (len(counts) < 2 and time.monotonic() < start + 60):
             row = whole(connection)
             assert_adds_up(row)
             counts.add(row["processes"])
@@ -186,6 +180,7 @@ def test_while_sessions_come_and_go(cluster, connection):
         stop.set()
         for thread in threads:
             thread.join()
+    assert len(counts) > 1, "no session came or went"
 
 
 def test_stacks_for_a_flame_graph(cluster, connection):

@@ -93,7 +93,9 @@ def test_a_sum_that_lacks_a_part_is_unknown(hidden):
     """Not too small. Even our own pagemap is for its owner only, which is not us. The main segment is also ours."""
     with hidden.connect() as connection:
         query = """
-            SELECT unreadable = processes, private, dynamic_shared_memory, total, shared_memory_resident > 1000000
+            SELECT processes, unreadable, private, dynamic_shared_memory, total, shared_memory_resident > 1000000
             FROM pg_meminfo_cluster
         """
-        assert connection.execute(query).fetchall() == [(True, None, None, None, True)]
+        [(processes, *row)], notices = with_notices(connection, query)
+        assert row == [processes, None, None, None, True]
+        assert_warns(notices, f"could not read the memory of {processes} processes: permission denied")

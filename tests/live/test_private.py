@@ -170,6 +170,9 @@ def test_what_is_swapped_still_counts(cluster, connection, tmp_path):
         malloc = "SELECT start_address, end_address FROM pg_meminfo_smaps(%s) WHERE category = 'malloc' AND permissions = 'rw-p'"
         for start, end in connection.execute(malloc, [pid]).fetchall():
             page_out(pid, int(start, 16), int(end, 16))
+        with open(f"/proc/{pid}/status") as file:
+            if "VmSwap:\t       0 kB\n" in file.read():
+                pytest.skip("nothing is swapped here, as in a cgroup that may not")
         swapped, estimate, resident, swap_by_pages, private = held()
         assert swapped - swap_before > 0.8 * private_before
         assert abs(swapped - swap_by_pages) < 1_000_000

@@ -8,13 +8,15 @@ use super::*;
 pub struct Tree(TempDir);
 
 impl Tree {
-    /// Files of these names and contents.
+    /// Files of these names and contents, in which DEVICE stands for that of the tree.
     pub fn new(files: &[(&str, &str)]) -> Self {
         let tree = Tree(tempfile::tempdir().unwrap());
+        let device = fs::metadata(tree.path()).unwrap().dev();
+        let device = format!("{}:{}", libc::major(device), libc::minor(device));
         for (name, text) in files {
             let path = tree.path().join(name);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, text).unwrap();
+            fs::write(path, text.replace("DEVICE", &device)).unwrap();
         }
         tree
     }
@@ -25,7 +27,11 @@ impl Tree {
     }
 
     fn cgroups(&self) -> Vec<Cgroup> {
-        of_ourselves(self.path()).unwrap()
+        of_ourselves(self.path()).unwrap().unwrap()
+    }
+
+    fn cannot_be_seen(&self) -> bool {
+        of_ourselves(self.path()).unwrap().is_none()
     }
 }
 
@@ -61,7 +67,7 @@ fn paths(cgroups: &[Cgroup]) -> Vec<String> {
     cgroups.iter().map(|cgroup| cgroup.path.escape_ascii().to_string()).collect()
 }
 
-const V2_MOUNT: &str = "30 23 0:26 / /sys/fs/cgroup rw,nosuid,nodev shared:4 master:1 - cgroup2 cgroup2 rw,nsdelegate,memory_recursiveprot\n";
+const V2_MOUNT: &str = "30 23 DEVICE / /sys/fs/cgroup rw,nosuid,nodev shared:4 master:1 - cgroup2 cgroup2 rw,nsdelegate,memory_recursiveprot\n";
 
 #[test]
 fn version_2_with_a_service_and_its_slice() {
@@ -120,8 +126,8 @@ fn version_1() {
         ("proc/self/cgroup", "12:pids:/docker/0123\n4:cpu,memory:/docker/0123\n1:name=systemd:/elsewhere\n"),
         (
             "proc/self/mountinfo",
-            "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755\n32 31 0:29 / /sys/fs/cgroup/pids rw - cgroup cgroup rw,pids\n\
-             35 31 0:32 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,cpu,memory\n",
+            "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755\n32 31 DEVICE / /sys/fs/cgroup/pids rw - cgroup cgroup rw,pids\n\
+             35 31 DEVICE / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,cpu,memory\n",
         ),
         (&format!("{container}/memory.limit_in_bytes"), "1000000\n"),
         (&format!("{container}/memory.memsw.limit_in_bytes"), "1500000\n"),
@@ -162,7 +168,7 @@ fn version_1() {
 
 #[test]
 fn hybrid_goes_where_memory_is_accounted() {
-    let mounts = "42 31 0:39 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n35 31 0:32 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n";
+    let mounts = "42 31 DEVICE / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n35 31 DEVICE / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n";
     let files = [
         ("proc/self/mountinfo", mounts),
         ("sys/fs/cgroup/unified/a/memory.max", "111\n"),
@@ -188,7 +194,7 @@ fn in_a_namespace_of_its_own() {
 #[test]
 fn without_a_namespace_only_a_part_is_mounted() {
     // As containers have it in version 1: the path is the host's, the mount begins at the container's.
-    let mountinfo = "35 31 0:32 /docker/0123 /sys/fs/cgroup/memory ro - cgroup cgroup rw,memory\n";
+    let mountinfo = "35 31 DEVICE /docker/0123 /sys/fs/cgroup/memory ro - cgroup cgroup rw,memory\n";
     let tree = Tree::new(&[
         ("proc/self/cgroup", "4:memory:/docker/0123/inner\n"),
         ("proc/self/mountinfo", mountinfo),
@@ -202,17 +208,17 @@ fn without_a_namespace_only_a_part_is_mounted() {
 
 #[test]
 fn the_mount_that_shows_most() {
-    let mountinfo = "40 23 0:26 /a/b /part rw - cgroup2 cgroup2 rw\n30 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n\
-                     41 23 0:26 /other /other rw - cgroup2 cgroup2 rw\n";
-    let place = Place::find(b"0::/a/b\n", mountinfo.as_bytes()).unwrap();
+    let mountinfo = "40 23 DEVICE /a/b /part rw - cgroup2 cgroup2 rw\n30 23 DEVICE / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n\
+                     41 23 DEVICE /other /other rw - cgroup2 cgroup2 rw\n";
+    let place = Place::find(Version::Two, b"/a/b", mountinfo.as_bytes()).unwrap();
     assert_eq!(place.mount_point, Path::new("/sys/fs/cgroup"));
     assert_eq!(place.names, [b"a", b"b"]);
 }
 
 #[test]
 fn names_of_any_kind() {
-    let mountinfo = b"30 23 0:26 /with\\040blank /mnt\\011\\134x rw - cgroup2 none rw\n";
-    let place = Place::find(b"0::/with blank/a:b\n", mountinfo).unwrap();
+    let mountinfo = b"30 23 DEVICE /with\\040blank /mnt\\011\\134x rw - cgroup2 none rw\n";
+    let place = Place::find(Version::Two, b"/with blank/a:b", mountinfo).unwrap();
     assert_eq!(place.mount_point, Path::new("/mnt\t\\x"));
     assert_eq!(place.names, [b"a:b"]);
     assert_eq!(unescaped(b"\\"), b"\\");
@@ -231,27 +237,54 @@ fn what_cannot_be_seen_is_left_out() {
         ("/docker", "/docker/0123"),
     ] {
         let mountinfo = format!("30 23 0:26 {root} /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n");
-        assert_eq!(Place::find(format!("0::{cgroup}\n").as_bytes(), mountinfo.as_bytes()), None, "{cgroup} {root}");
+        let tree = Tree::new(&[("proc/self/cgroup", &format!("0::{cgroup}\n")), ("proc/self/mountinfo", &mountinfo)]);
+        assert!(tree.cannot_be_seen(), "{cgroup} {root}");
     }
     // Both above it, and one below the other.
-    let mountinfo = b"30 23 0:26 /.. /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
-    assert_eq!(Place::find(b"0::/../other\n", mountinfo).unwrap().names, [b"other"]);
+    let mountinfo = b"30 23 DEVICE /.. /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
+    assert_eq!(Place::find(Version::Two, b"/../other", mountinfo).unwrap().names, [b"other"]);
 
-    let nothing: [&[(&str, &str)]; 5] = [
-        &[],
+    let unseen: [&[(&str, &str)]; 5] = [
         &[("proc/self/cgroup", "0::/\n")],
         &[("proc/self/cgroup", "0::/\n"), ("proc/self/mountinfo", "")],
         // Accounted in version 1, which is not mounted.
         &[("proc/self/cgroup", "4:memory:/\n0::/\n"), ("proc/self/mountinfo", V2_MOUNT)],
-        &[("proc/self/cgroup", "nonsense\n"), ("proc/self/mountinfo", "30 23\n31 1 0:1 / /x rw\n")],
+        &[("proc/self/cgroup", "0::/\n"), ("proc/self/mountinfo", "30 23\n31 1 0:1 / /x rw\n")],
+        // One that was removed, but not its parent.
+        &[
+            ("proc/self/cgroup", "0::/a/b (deleted)\n"),
+            ("proc/self/mountinfo", V2_MOUNT),
+            ("sys/fs/cgroup/a/memory.max", "5\n"),
+        ],
     ];
-    for files in nothing {
-        assert_eq!(Tree::new(files).cgroups(), []);
+    for files in unseen {
+        assert!(Tree::new(files).cannot_be_seen(), "{files:?}");
     }
-    // One that was removed, but not its parent.
-    let removed = [("proc/self/cgroup", "0::/a/b (deleted)\n"), ("proc/self/mountinfo", V2_MOUNT)];
-    let tree = Tree::new(&[&removed[..], &[("sys/fs/cgroup/a/memory.max", "5\n")]].concat());
-    assert_eq!(paths(&tree.cgroups()), ["/a", "/"]);
+    let nothing: [&[(&str, &str)]; 3] =
+        [&[], &[("proc/self/cgroup", "")], &[("proc/self/cgroup", "nonsense\n"), ("proc/self/mountinfo", V2_MOUNT)]];
+    for files in nothing {
+        assert_eq!(Tree::new(files).cgroups(), [], "{files:?}");
+    }
+}
+
+#[test]
+fn what_is_mounted_over_it_hides_it() {
+    let files = [
+        ("proc/self/cgroup", "0::/a/b/c\n"),
+        ("sys/fs/cgroup/c/memory.max", "5\n"),
+        ("sys/fs/cgroup/memory.max", "7\n"),
+    ];
+    // Our parent at the place where all of it was.
+    let parent = format!("{V2_MOUNT}40 23 DEVICE /a/b /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n");
+    let tree = Tree::new(&[&files[..], &[("proc/self/mountinfo", &parent)]].concat());
+    assert_eq!(paths(&tree.cgroups()), ["/a/b/c", "/a/b"]);
+    assert_eq!(tree.cgroups()[1].limit, Some(Limit::Bytes(7)));
+    // Something else, there or above.
+    for over in ["40 23 0:99 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n", "40 23 0:99 / /sys/fs rw - tmpfs tmpfs rw\n"] {
+        let mountinfo = V2_MOUNT.replace("DEVICE", "0:98") + over;
+        let tree = Tree::new(&[&files[..], &[("proc/self/mountinfo", &mountinfo)]].concat());
+        assert!(tree.cannot_be_seen());
+    }
 }
 
 #[test]
@@ -288,7 +321,7 @@ fn swap_is_what_is_left_of_both() {
 
 #[test]
 fn our_own() {
-    for cgroup in of_ourselves(Path::new("/")).unwrap() {
+    for cgroup in of_ourselves(Path::new("/")).unwrap().unwrap_or_default() {
         assert!(cgroup.path.starts_with(b"/"), "{cgroup:?}");
         assert!(cgroup.working_set() <= cgroup.usage);
     }
