@@ -76,9 +76,10 @@ def test_as_the_files_say(form, request):
         assert row["huge_pages_status"] == ("on" if form == "huge" else "off")
         needed = connection.execute("SHOW shared_memory_size_in_huge_pages").fetchone()[0]
         assert row["huge_pages_needed"] == int(needed)
-        assert (row["page_tables_saved"] == 0) == (form == "huge")
+        assert 0 <= row["page_tables_saved"] < row["page_tables"]
         assert row["shared_memory"] > 64 * MB
         if form == "huge":
+            assert row["page_tables_saved"] == 0
             assert row["shared_memory_resident"] == row["shared_memory"]
 
 
@@ -145,7 +146,6 @@ def test_page_tables_saved(huge_pages):
     for (saved, without), (none, with_huge_pages) in zip(measured["off"], measured["on"]):
         less = without - with_huge_pages
         assert none == 0
-        print(saved, less)
         assert 0.4 * less < saved <= less, measured
 
 
