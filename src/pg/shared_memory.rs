@@ -17,10 +17,11 @@ pub fn system_v_key() -> u32 {
 }
 
 /// How many huge pages the main segment takes (shared_memory_size_in_huge_pages). `None` where Postgres knows none.
-pub fn huge_pages_needed() -> Option<i64> {
+pub fn huge_pages_needed() -> Option<u64> {
     // SAFETY: the name ends with a NUL, and is that of a setting in each major that we support.
     let text = unsafe { pg_sys::GetConfigOption(c"shared_memory_size_in_huge_pages".as_ptr(), false, false) };
     // SAFETY: a text in a buffer that the next call fills anew.
-    let number: i64 = unsafe { CStr::from_ptr(text) }.to_str().ok()?.parse().ok()?;
-    (number >= 0).then_some(number)
+    let text = unsafe { CStr::from_ptr(text) };
+    // -1 if it knows none.
+    text.to_str().ok()?.parse().ok()
 }

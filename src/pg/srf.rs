@@ -124,10 +124,10 @@ impl ResultSet {
         }
     }
 
-    /// The row's next value, a bigint.
-    pub fn int8(&mut self, value: Option<i64>) {
+    /// The row's next value, a bigint. NULL too if it cannot hold that.
+    pub fn int8(&mut self, value: Option<u64>) {
         self.next(Kind::Int8);
-        match value {
+        match value.and_then(|value| i64::try_from(value).ok()) {
             Some(value) => self.row.int8(value),
             None => self.row.null(),
         }

@@ -121,7 +121,7 @@ fn space(path: &Path) -> Option<(u64, u64)> {
 #[cfg(test)]
 mod tests {
     use super::super::cgroup::Version;
-    use super::super::cgroup::tests::Tree;
+    use super::super::cgroup::tests::{Tree, unknown};
     use super::*;
 
     #[test]
@@ -186,25 +186,7 @@ mod tests {
     }
 
     fn cgroup(limit: Option<Limit>, usage: u64, inactive_file: Option<u64>) -> Cgroup {
-        let path = usage.to_string().into_bytes();
-        Cgroup {
-            path,
-            version: Version::Two,
-            limit,
-            high: None,
-            usage: Some(usage),
-            inactive_file,
-            anon: None,
-            file: None,
-            shmem: None,
-            kernel: None,
-            swap_limit: None,
-            swap: None,
-            oom_kills: None,
-            oom_group: None,
-            psi_some: None,
-            psi_full: None,
-        }
+        Cgroup { limit, usage: Some(usage), inactive_file, ..unknown(&usage.to_string(), Version::Two) }
     }
 
     #[test]

@@ -80,19 +80,18 @@ fn cluster(call: &Call) {
     let total = || Some(private.0? + main_resident? + dynamic_resident? + page_tables.0?);
 
     let int4 = |number: usize| i32::try_from(number).ok();
-    let int8 = |number: Option<u64>| number.and_then(|number| i64::try_from(number).ok());
     rows.int4(int4(processes));
     rows.int4(int4(unreadable));
-    rows.int8(int8(private.0));
-    rows.int8(int8(main_size));
-    rows.int8(int8(main_resident));
-    rows.int8(int8(dynamic_resident));
-    rows.int8(int8(page_tables.0));
-    rows.int8(int8(total()));
-    rows.int8(int8(swap.0));
+    rows.int8(private.0);
+    rows.int8(main_size);
+    rows.int8(main_resident);
+    rows.int8(dynamic_resident);
+    rows.int8(page_tables.0);
+    rows.int8(total());
+    rows.int8(swap.0);
     rows.text(is_huge.map(|is_huge| if is_huge { &b"on"[..] } else { b"off" }));
     rows.int8(shared_memory::huge_pages_needed());
-    rows.int8(if is_huge == Some(true) { Some(0) } else { int8(saved.0) });
+    rows.int8(if is_huge == Some(true) { Some(0) } else { saved.0 });
     rows.end_row();
     // A kernel that does not tell what is private denies nothing.
     if pagemap::tells_private() {

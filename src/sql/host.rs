@@ -43,22 +43,22 @@ fn host(call: &Call) {
     let host = Host::read(Path::new("/")).unwrap_or_else(|failure| raise(&failure));
     let cgroups = of_ourselves();
     let headroom = host.headroom(cgroups.as_deref());
-    rows.int8(int8(host.memory_total));
-    rows.int8(int8(host.memory_available));
-    rows.int8(int8(host.swap_total));
-    rows.int8(int8(host.swap_free));
-    rows.int8(int8(host.commit_limit));
-    rows.int8(int8(host.committed));
+    rows.int8(host.memory_total);
+    rows.int8(host.memory_available);
+    rows.int8(host.swap_total);
+    rows.int8(host.swap_free);
+    rows.int8(host.commit_limit);
+    rows.int8(host.committed);
     rows.int4(host.overcommit_memory);
-    rows.int8(int8(headroom.map(|(headroom, _)| headroom)));
+    rows.int8(headroom.map(|(headroom, _)| headroom));
     rows.text(headroom.map(|(_, cgroup)| cgroup.map_or(&b"host"[..], |cgroup| &cgroup.path)));
-    rows.int8(int8(host.huge_page_size));
-    rows.int8(int8(host.huge_pages_total));
-    rows.int8(int8(host.huge_pages_free));
-    rows.int8(int8(host.huge_pages_reserved));
-    rows.int8(int8(host.oom_kills));
-    rows.int8(int8(host.dev_shm_size));
-    rows.int8(int8(host.dev_shm_available));
+    rows.int8(host.huge_page_size);
+    rows.int8(host.huge_pages_total);
+    rows.int8(host.huge_pages_free);
+    rows.int8(host.huge_pages_reserved);
+    rows.int8(host.oom_kills);
+    rows.int8(host.dev_shm_size);
+    rows.int8(host.dev_shm_available);
     rows.end_row();
 }
 
@@ -86,7 +86,7 @@ const CGROUPS: [Column; 18] = [
 fn cgroups(call: &Call) {
     let mut rows = ResultSet::start(call, &CGROUPS);
     for (level, cgroup) in (0..).zip(of_ourselves().unwrap_or_default()) {
-        let bytes = |limit: Option<Limit>| int8(limit.and_then(Limit::bytes));
+        let bytes = |limit: Option<Limit>| limit.and_then(Limit::bytes);
         rows.int4(Some(level));
         rows.text(Some(&cgroup.path));
         rows.int4(Some(match cgroup.version {
@@ -95,27 +95,23 @@ fn cgroups(call: &Call) {
         }));
         rows.int8(bytes(cgroup.limit));
         rows.int8(bytes(cgroup.high));
-        rows.int8(int8(cgroup.usage));
-        rows.int8(int8(cgroup.working_set()));
-        rows.int8(int8(cgroup.anon));
-        rows.int8(int8(cgroup.file));
-        rows.int8(int8(cgroup.shmem));
-        rows.int8(int8(cgroup.kernel));
+        rows.int8(cgroup.usage);
+        rows.int8(cgroup.working_set());
+        rows.int8(cgroup.anon);
+        rows.int8(cgroup.file);
+        rows.int8(cgroup.shmem);
+        rows.int8(cgroup.kernel);
         rows.int8(bytes(cgroup.swap_limit));
-        rows.int8(int8(cgroup.swap));
+        rows.int8(cgroup.swap);
         rows.bool(cgroup.limit.map(|limit| limit == Limit::Unlimited));
-        rows.int8(int8(cgroup.oom_kills));
+        rows.int8(cgroup.oom_kills);
         rows.bool(cgroup.oom_group);
-        rows.int8(int8(cgroup.psi_some));
-        rows.int8(int8(cgroup.psi_full));
+        rows.int8(cgroup.psi_some);
+        rows.int8(cgroup.psi_full);
         rows.end_row();
     }
 }
 
 fn of_ourselves() -> Option<Vec<Cgroup>> {
     cgroup::of_ourselves(Path::new("/")).unwrap_or_else(|failure| raise(&failure))
-}
-
-fn int8(number: Option<u64>) -> Option<i64> {
-    i64::try_from(number?).ok()
 }

@@ -33,17 +33,16 @@ fn private_of_process(call: &Call) {
         .look_at(pid, |process| private::by_category(process, &landmarks, &mut Scratch::default(), interrupts::check));
     reader.warn_if_denied(pid);
     let tells_private = pagemap::tells_private();
-    let int8 = |number: u64| i64::try_from(number).ok();
     for (category, usage) in Category::ALL.into_iter().zip(usages.into_iter().flatten()) {
         if usage.mappings == 0 {
             continue;
         }
         rows.text(Some(category.name().as_bytes()));
-        rows.int8(int8(usage.mappings));
-        rows.int8(int8(usage.virtual_size));
-        rows.int8(usage.held.and_then(|held| int8(held.resident)));
-        rows.int8(usage.held.filter(|_| tells_private).and_then(|held| int8(held.private)));
-        rows.int8(usage.held.and_then(|held| int8(held.swap)));
+        rows.int8(Some(usage.mappings));
+        rows.int8(Some(usage.virtual_size));
+        rows.int8(usage.held.map(|held| held.resident));
+        rows.int8(usage.held.filter(|_| tells_private).map(|held| held.private));
+        rows.int8(usage.held.map(|held| held.swap));
         rows.end_row();
     }
 }

@@ -36,7 +36,6 @@ fn segments(call: &Call) {
     let segments = find(&mut reader, &landmarks::find(), |pid| {
         leaders.insert(pid, backends::leader(pid).unwrap_or(pid));
     });
-    let int8 = |number: u64| i64::try_from(number).ok();
     for segment in &segments {
         let resident = match resident(segment) {
             Residency::Bytes(bytes) => Some(bytes),
@@ -45,9 +44,9 @@ fn segments(call: &Call) {
         };
         rows.text(Some(if segment.is_main { b"main" } else { b"dynamic" }));
         rows.text(Some(&segment.name));
-        rows.int8(segment.inode.and_then(int8));
-        rows.int8(int8(segment.size));
-        rows.int8(resident.and_then(int8));
+        rows.int8(segment.inode);
+        rows.int8(Some(segment.size));
+        rows.int8(resident);
         rows.bool(Some(segment.is_huge()));
         rows.int4(i32::try_from(segment.pids.len()).ok());
         rows.int4(leader(segment, &leaders));

@@ -213,13 +213,12 @@ fn put_contract_row(rows: &mut ResultSet, pid: Pid, mapping: &Mapping) {
 /// A key that the kernel does not print is NULL here.
 fn put_row(rows: &mut ResultSet, mapping: &Mapping, category: Category) {
     let number = |field| number(mapping, field);
-    let int8 = |number: u64| i64::try_from(number).ok();
     rows.text(Some(mapping.header.start));
     rows.text(Some(mapping.header.end));
     rows.text(Some(mapping.header.permissions));
-    rows.int8(mapping.header.byte_offset().and_then(int8));
+    rows.int8(mapping.header.byte_offset());
     rows.text(Some(mapping.header.device));
-    rows.int8(mapping.header.inode.and_then(int8));
+    rows.int8(mapping.header.inode);
     rows.text((!mapping.header.path.is_empty()).then_some(mapping.header.path));
     rows.text(Some(category.name().as_bytes()));
     for field in Field::KILOBYTES {
@@ -239,7 +238,7 @@ fn number(mapping: &Mapping, field: Field) -> Option<u64> {
     }
 }
 
-/// A quantity in bytes. `None` too if bigint cannot hold it.
-fn bytes(mapping: &Mapping, field: Field) -> Option<i64> {
-    i64::try_from(number(mapping, field)?.checked_mul(1024)?).ok()
+/// A quantity in bytes. `None` too if 64 bits cannot hold it.
+fn bytes(mapping: &Mapping, field: Field) -> Option<u64> {
+    number(mapping, field)?.checked_mul(1024)
 }

@@ -36,7 +36,7 @@ impl Tree {
 }
 
 /// A cgroup of which nothing is known.
-fn unknown(path: &str, version: Version) -> Cgroup {
+pub fn unknown(path: &str, version: Version) -> Cgroup {
     Cgroup {
         path: path.into(),
         version,
