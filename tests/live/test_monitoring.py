@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+import pwd
 import re
 import shutil
 import socket
@@ -61,6 +62,17 @@ def running(log, *command, **environment):
         process.wait()
 
 
+def let_in(cluster, connection):
+    """The role by the local socket, as printed, with the user that we are for the exporter's."""
+    [access] = re.findall(r"^local .*$", TEXT, re.M)
+    [users] = re.findall(r"^(monitor +prometheus +monitor\n.*\n)", TEXT, re.M)
+    rules = cluster.data / "pg_hba.conf"
+    rules.write_text(f"{access}\nlocal all monitor reject\n{rules.read_text()}")
+    with open(cluster.data / "pg_ident.conf", "a") as file:
+        file.write(users.replace("prometheus", pwd.getpwuid(os.geteuid()).pw_name))
+    connection.execute("SELECT pg_reload_conf()")
+
+
 @pytest.fixture(scope="module")
 def monitored(tmp_path_factory):
     """A cluster, the two exporters and Prometheus with our files, and its port and that of postgres_exporter."""
@@ -77,6 +89,7 @@ def monitored(tmp_path_factory):
         with cluster.connect() as connection:
             [role] = queries("A role")
             connection.execute(role)
+            let_in(cluster, connection)
         # As in Debian's files, but for the place of the socket.
         source = re.search(r"^DATA_SOURCE_NAME='(.*)'$", TEXT, re.M)[1].replace("/var/run/postgresql", str(cluster.host))
         option = re.search(r"^ARGS='(--extend.query-path)=", TEXT, re.M)[1]
