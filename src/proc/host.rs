@@ -178,6 +178,12 @@ mod tests {
     }
 
     #[test]
+    fn a_file_system_without_a_size_has_none() {
+        assert_eq!(space(Path::new("/proc")), None);
+        assert_eq!(space(Path::new("/no such place")), None);
+    }
+
+    #[test]
     fn an_old_kernel_says_less() {
         let tree = Tree::new(&[("proc/meminfo", "MemTotal:  1000 kB\nMemFree:  900 kB\n")]);
         let host = Host::read(tree.path()).unwrap();

@@ -151,6 +151,7 @@ mod tests {
         assert_eq!(flat_keyed(text, b"file"), Some(3));
         assert_eq!(flat_keyed(text, b"anon"), Some(1));
         assert_eq!(flat_keyed(text, b"fil"), None);
+        assert_eq!(flat_keyed(b"anon1\n", b"anon"), None);
         assert_eq!(flat_keyed(b"anon 1 kB\nanonymous 1\n", b"anon"), None);
     }
 

@@ -236,8 +236,14 @@ fn what_cannot_be_seen_is_left_out() {
         ("/docker/0123", "/docker/01"),
         ("/docker", "/docker/0123"),
     ] {
-        let mountinfo = format!("30 23 0:26 {root} /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n");
-        let tree = Tree::new(&[("proc/self/cgroup", &format!("0::{cgroup}\n")), ("proc/self/mountinfo", &mountinfo)]);
+        let mountinfo = format!("30 23 DEVICE {root} /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n");
+        let tree = Tree::new(&[
+            ("proc/self/cgroup", &format!("0::{cgroup}\n")),
+            ("proc/self/mountinfo", &mountinfo),
+            // Where one would get who does not look.
+            ("sys/fs/other/memory.max", "5\n"),
+            ("sys/fs/cgroup/23/memory.max", "5\n"),
+        ]);
         assert!(tree.cannot_be_seen(), "{cgroup} {root}");
     }
     // Both above it, and one below the other.
@@ -272,6 +278,7 @@ fn what_is_mounted_over_it_hides_it() {
     let files = [
         ("proc/self/cgroup", "0::/a/b/c\n"),
         ("sys/fs/cgroup/c/memory.max", "5\n"),
+        ("sys/fs/cgroup/a/b/c/memory.max", "6\n"),
         ("sys/fs/cgroup/memory.max", "7\n"),
     ];
     // Our parent at the place where all of it was.

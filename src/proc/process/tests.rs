@@ -238,7 +238,7 @@ fn failures_leak_no_descriptor() {
 
 #[test]
 fn small_files_are_read_together() {
-    let child = Running::sibling();
+    let child = Running::waiting();
     let process = family().open(child.pid()).unwrap();
     let mut buffer = Buffer::default();
     let [adj, cmdline, again] =
