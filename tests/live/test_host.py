@@ -122,6 +122,27 @@ def test_a_cluster_near_its_limit_and_beyond():
                 assert host(connection)["oom_kills"] > kills
 
 
+def test_in_a_namespace_of_its_own():
+    """As in a container: its cgroup is the top, and what is above is not to be seen."""
+    with limited(256) as (directory, within):
+        version, _ = memory_cgroup("self")
+        mount = {1: "mount -t cgroup -o memory", 2: "mount -t cgroup2"}[version]
+        mounts = f"mount -t tmpfs tmpfs /sys/fs/cgroup && mkdir /sys/fs/cgroup/own && {mount} cgroup /sys/fs/cgroup/own"
+        namespace = ["unshare", "--cgroup", "--mount", "sh", "-c", f'{mounts} && exec "$@"', "sh"]
+        attempt = subprocess.run([*within, *namespace, "true"], stderr=subprocess.PIPE, text=True, check=False)
+        if attempt.returncode != 0:
+            pytest.skip(f"no cgroup namespace can be made here: {attempt.stderr.strip()}")
+        with start_cluster("shared_buffers = 16MB", "huge_pages = off", within=[*within, *namespace]) as cluster:
+            with cluster.connect() as connection:
+                [own] = cgroups(connection)
+                assert (own["level"], own["path"], own["memory_limit"]) == (0, "/", 256 * MB)
+                assert host(connection)["headroom_source"] == "/"
+        # Where the mount is still that of the machine, the way down to us is not to be seen.
+        with start_cluster("shared_buffers = 16MB", within=[*within, "unshare", "--cgroup", "--mount"]) as cluster, cluster.connect() as connection:
+            assert cgroups(connection) == []
+            assert host(connection)["headroom"] is None
+
+
 @pytest.fixture(scope="module")
 def elsewhere():
     """A cluster in mounts of its own, where a session can be shown other files."""
