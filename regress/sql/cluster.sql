@@ -9,8 +9,8 @@ SELECT processes >= 5 AS processes, unreadable, total = private + shared_memory_
     page_tables_saved < page_tables AS saved, swap >= 0 AS swap, huge_pages_status IN ('on', 'off') AS status,
     huge_pages_needed = nullif(current_setting('shared_memory_size_in_huge_pages'), '-1')::bigint AS needed
 FROM pg_meminfo_cluster;
--- The same segment, and less than each process's estimate, which has what is shared since fork in it
-SELECT c.shared_memory = s.size AS size, c.private < (SELECT sum(private_estimate) FROM pg_meminfo) AS bound
+-- The same segment
+SELECT c.shared_memory = s.size AS size, c.huge_pages_status = CASE WHEN s.huge THEN 'on' ELSE 'off' END AS status
 FROM pg_meminfo_cluster c, pg_meminfo_segments s WHERE s.kind = 'main';
 -- From 17 on Postgres says so itself
 SELECT huge_pages_status = coalesce(current_setting('huge_pages_status', true), huge_pages_status) AS status FROM pg_meminfo_cluster;
