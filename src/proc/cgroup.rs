@@ -123,9 +123,11 @@ impl Place {
         for mount in lines(mountinfo).filter_map(Mount::parse) {
             // It hides what is at the same place.
             mounts.retain(|earlier| earlier.point != mount.point);
-            mounts.push(mount);
+            if mount.is_of(version) {
+                mounts.push(mount);
+            }
         }
-        let places = mounts.into_iter().filter(|mount| mount.is_of(version)).filter_map(|mount| {
+        let places = mounts.into_iter().filter_map(|mount| {
             let names = below(&mount.root, path)?;
             Some(Place { version, device: mount.device.to_vec(), mount_point: mount.point, top: mount.root, names })
         });
