@@ -15,10 +15,12 @@ FROM pg_meminfo_cluster c, pg_meminfo_segments s WHERE s.kind = 'main';
 -- From 17 on Postgres says so itself
 SELECT huge_pages_status = coalesce(current_setting('huge_pages_status', true), huge_pages_status) AS status FROM pg_meminfo_cluster;
 
+-- What a machine or a container does not show is NULL
 SELECT memory_available <= memory_total AS memory, swap_free <= swap_total AS swap, overcommit_memory IN (0, 1, 2) AS overcommit,
-    headroom <= memory_available AS headroom, headroom_source = 'host' OR headroom_source IN (SELECT path FROM pg_meminfo_cgroups) AS source,
+    coalesce(headroom <= memory_available, true) AS headroom,
+    coalesce(headroom_source = 'host' OR headroom_source IN (SELECT path FROM pg_meminfo_cgroups), true) AS source,
     huge_pages_reserved <= huge_pages_free AND huge_pages_free <= huge_pages_total AS huge_pages,
-    dev_shm_available <= dev_shm_size AS dev_shm, oom_kills >= 0 AS oom_kills
+    coalesce(dev_shm_available <= dev_shm_size, true) AS dev_shm, coalesce(oom_kills >= 0, true) AS oom_kills
 FROM pg_meminfo_host;
 
 -- A machine may have none
