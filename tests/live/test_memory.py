@@ -51,8 +51,9 @@ def calls(request):
     return request.param
 
 
-def test_calls(cluster, connection, calls):
-    assert_flat(cluster, connection, lambda: connection.execute("SELECT count(*) FROM get_all_smaps()"), calls)
+@pytest.mark.parametrize("what", ["get_all_smaps()", "pg_meminfo_processes()", "pg_meminfo_cluster()", "pg_meminfo_host(), pg_meminfo_cgroups()"])
+def test_calls(cluster, connection, calls, what):
+    assert_flat(cluster, connection, lambda: connection.execute(f"SELECT count(*) FROM {what}"), calls)
 
 
 def test_cancelled_calls(cluster, connection, calls):
