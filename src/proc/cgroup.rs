@@ -241,11 +241,11 @@ fn unescaped(text: &[u8]) -> Vec<u8> {
 }
 
 /// A directory with small files of the kernel's.
-struct Directory(PathBuf);
+pub(super) struct Directory(pub(super) PathBuf);
 
 impl Directory {
     /// The whole of a file. `None` if there is none, or we may not read it.
-    fn read(&self, name: &str) -> Result<Option<Vec<u8>>, Failure> {
+    pub(super) fn read(&self, name: &str) -> Result<Option<Vec<u8>>, Failure> {
         let path = self.0.join(name);
         match fs::read(&path) {
             Ok(text) => Ok(Some(text)),

@@ -1,12 +1,11 @@
 //! The machine around: what memory it has, and how much of that is left for us.
 
 use std::ffi::CString;
-use std::fs;
 use std::mem::MaybeUninit;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use super::cgroup::{Cgroup, Limit};
+use super::cgroup::{Cgroup, Directory, Limit};
 use super::kv;
 use super::process::Failure;
 
@@ -46,9 +45,10 @@ pub struct Host {
 impl Host {
     /// Reads that of the machine whose file systems are below `root`, which is `/` where no test says otherwise.
     pub fn read(root: &Path) -> Result<Self, Failure> {
-        let meminfo = read(root, "proc/meminfo")?;
-        let vmstat = read(root, "proc/vmstat")?;
-        let overcommit_memory = read(root, "proc/sys/vm/overcommit_memory")?;
+        let proc = Directory(root.join("proc"));
+        let meminfo = proc.read("meminfo")?.unwrap_or_default();
+        let vmstat = proc.read("vmstat")?.unwrap_or_default();
+        let overcommit_memory = proc.read("sys/vm/overcommit_memory")?.unwrap_or_default();
         let (dev_shm_size, dev_shm_available) = space(&root.join("dev/shm")).unzip();
         let mut host = Host {
             oom_kills: kv::flat_keyed(&vmstat, b"oom_kill"),
@@ -92,15 +92,6 @@ impl Host {
         }
         Some(least)
     }
-}
-
-/// The whole of a file. Empty if there is none, or we may not read it.
-fn read(root: &Path, name: &str) -> Result<Vec<u8>, Failure> {
-    let path = root.join(name);
-    fs::read(&path).or_else(|source| match source.raw_os_error() {
-        Some(libc::ENOENT | libc::EACCES | libc::EPERM) => Ok(Vec::new()),
-        _ => Err(Failure { path, source }),
-    })
 }
 
 /// The size of a file system, and what is free of it.

@@ -1,12 +1,13 @@
 """The whole cluster in one row: pg_meminfo_cluster."""
 
 import contextlib
-import os
 import threading
 import time
 
+import naive
 import pytest
 from conftest import ROOT, rows, start_cluster, wait_until
+from test_processes import tree
 
 MB = 2**20
 
@@ -16,23 +17,12 @@ def whole(connection):
     return row
 
 
-def children_and_postmaster(cluster):
-    """By the kernel's list, not the extension's."""
-    children = [int(pid) for pid in os.popen(f"ps --ppid {cluster.postmaster} -o pid=").read().split()]
-    return [cluster.postmaster, *children]
-
-
 def from_smaps(pid):
-    """What is private in the private mappings of a process, by a parser of ours."""
-    total, is_private = 0, False
+    """What is private in the private mappings of a process."""
     with open(f"/proc/{pid}/smaps", "rb") as file:
-        for line in file:
-            words = line.split()
-            if not words[0].endswith(b":"):
-                is_private = words[1].endswith(b"p")
-            elif is_private and words[0] in (b"Private_Clean:", b"Private_Dirty:", b"Private_Hugetlb:"):
-                total += int(words[1])
-    return 1024 * total
+        mappings = [mapping for mapping in naive.parse(file.read()) if mapping["permissions"].endswith(b"p")]
+    keys = "Private_Clean", "Private_Dirty", "Private_Hugetlb"
+    return 1024 * sum(naive.number(mapping, key) for mapping in mappings for key in keys)
 
 
 def from_status(pid, key):
@@ -64,7 +54,7 @@ def test_as_the_files_say(form, request):
         def agrees():
             """Once at least: somebody may do a little at any time, we above all."""
             row = whole(connection)
-            pids = children_and_postmaster(cluster)
+            pids = tree(cluster)
             assert_adds_up(row)
             found = (row["processes"], row["private"], row["page_tables"])
             expected = (len(pids), sum(map(from_smaps, pids)), sum(from_status(pid, "VmPTE") for pid in pids))
@@ -117,7 +107,7 @@ def test_all_of_it_resident():
 
 
 def page_tables(cluster):
-    return sum(from_status(pid, "VmPTE") for pid in children_and_postmaster(cluster))
+    return sum(from_status(pid, "VmPTE") for pid in tree(cluster))
 
 
 def test_page_tables_saved(huge_pages):

@@ -153,10 +153,10 @@ def elsewhere():
 def shown(cluster, files):
     """A session that sees its cgroup and its mounts as we say: files in a tree, whose place and device stand for {tree} and {device}."""
     tree = cluster.data / f"tree_{uuid.uuid4().hex}"
+    device = os.stat(cluster.data).st_dev
     for name, text in files.items():
         path = tree / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        device = os.stat(cluster.data).st_dev
         path.write_text(text.replace("{tree}", str(tree)).replace("{device}", f"{os.major(device)}:{os.minor(device)}"))
     subprocess.run(["chmod", "-R", "a+rX", tree], check=True)
     with cluster.connect() as connection:
