@@ -8,9 +8,10 @@
 //! most of it is likely to be a mere reservation, of up to terabytes; there the kernel is first asked which parts have
 //! pages at all (`PAGEMAP_SCAN`, Linux 6.7). On an older kernel a mapping without access is taken to be empty.
 
-use std::fs::File;
+use std::ffi::CStr;
+use std::fs::{self, File};
 use std::io;
-use std::mem::size_of;
+use std::mem::{MaybeUninit, size_of};
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
@@ -29,13 +30,20 @@ pub struct Held {
 /// From this size on a mapping is asked for what has pages at all.
 const LARGE: u64 = 1 << 30;
 
+/// Up to how many pages without anything are read with those around them: what they cost is less than another read.
+const GAP: u64 = 128;
+
 /// How many pages are read at a time. Room for more than these 64 kB the allocator would take from the kernel anew in each call.
 const PIECE: usize = 8 * 1024;
 
+/// How large an entry is, in bytes.
+const ENTRY: usize = size_of::<u64>();
+
 const PRESENT: u64 = 1 << 63;
 const SWAPPED: u64 = 1 << 62;
-/// From Linux 6.15 on.
+/// From Linux 6.15 on. Before 4.2 the page's size was here, and it is no such single bit of these.
 const GUARD: u64 = 1 << 58;
+const AROUND_GUARD: u64 = 0b1111 << 57;
 const EXCLUSIVE: u64 = 1 << 56;
 
 /// A part of the address space, page by page.
@@ -52,6 +60,8 @@ pub struct Pagemap<'a> {
     file: File,
     page_size: u64,
     entries: &'a mut Entries,
+    /// Whether the process had an address space when its pagemap was opened. `None` until that was tried.
+    has_pages: Option<bool>,
 }
 
 /// Room for the entries of consecutive pages, used again and again.
@@ -66,7 +76,7 @@ pub struct Entries {
 impl<'a> Pagemap<'a> {
     pub(super) fn new(file: File, entries: &'a mut Entries) -> Self {
         entries.count = 0;
-        Pagemap { file, page_size: page_size(), entries }
+        Pagemap { file, page_size: page_size(), entries, has_pages: None }
     }
 
     /// What the process holds of each part; `take` gets it with the part's position. The parts must be in the order of their
@@ -77,14 +87,17 @@ impl<'a> Pagemap<'a> {
         mut between_reads: impl FnMut(),
         mut take: impl FnMut(usize, Held),
     ) -> io::Result<()> {
+        // The last of the neighbours that are read together.
+        let mut last = 0;
         for (at, part) in parts.iter().enumerate() {
             let mut held = Held::default();
             let is_counted = !is_small(part) && self.scan(&part.range, &mut held, &mut between_reads)?;
             if !is_counted && part.has_access {
-                let behind =
-                    parts[at..].array_windows().take_while(|[a, b]| a.range.end == b.range.start && is_small(b));
-                let until = parts[at + behind.count()].range.end;
-                self.count(part.range.clone(), until, &mut held, &mut between_reads)?;
+                if last <= at {
+                    let is_neighbour = |[a, b]: &&[Part; 2]| a.range.end == b.range.start && is_small(b);
+                    last = at + parts[at..].array_windows().take_while(is_neighbour).count();
+                }
+                self.count(part.range.clone(), parts[last].range.end, &mut held, &mut between_reads)?;
             }
             take(at, held);
         }
@@ -116,7 +129,7 @@ impl<'a> Pagemap<'a> {
                 held.resident += counted(PRESENT);
                 held.private += counted(PRESENT | EXCLUSIVE);
                 // A guard is marked as swapped, and takes no room.
-                held.swap += if entry & GUARD == 0 { counted(SWAPPED) } else { 0 };
+                held.swap += if entry & AROUND_GUARD == GUARD { 0 } else { counted(SWAPPED) };
             }
             page = stop;
         }
@@ -125,10 +138,7 @@ impl<'a> Pagemap<'a> {
 
     /// Adds up the entries of those parts of a range that have pages, in RAM or in swap. False if this kernel cannot tell which.
     fn scan(&mut self, range: &Range<u64>, held: &mut Held, between_reads: &mut impl FnMut()) -> io::Result<bool> {
-        // Some kernels from 6.7 to 6.15 crash when they are asked about a process that had exited when its pagemap was opened. A
-        // read gives nothing then, and so tells.
-        let mut entry = [0; size_of::<u64>()];
-        if self.file.read_at(&mut entry, range.start / self.page_size * 8)? == 0 {
+        if !self.has_pages(range.start)? {
             return Ok(true);
         }
         let mut regions = [Region::default(); 256];
@@ -138,10 +148,11 @@ impl<'a> Pagemap<'a> {
                 size: size_of::<Scan>() as u64,
                 start,
                 end: range.end,
-                vec: regions.as_mut_ptr().addr() as u64,
+                vec: regions.as_mut_ptr().expose_provenance() as u64,
                 vec_len: regions.len() as u64,
                 category_anyof_mask: PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
-                return_mask: PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+                // Without a difference between the two, neighbours are one region.
+                return_mask: 0,
                 ..Scan::default()
             };
             // SAFETY: the kernel writes to `scan`, and to the regions that it points to, no more than it says there are.
@@ -155,8 +166,11 @@ impl<'a> Pagemap<'a> {
                     _ => return Err(error),
                 }
             }
-            for region in &regions[..count as usize] {
-                self.count(region.start..region.end, region.end, held, between_reads)?;
+            let gap = GAP * self.page_size;
+            for near in regions[..count as usize].chunk_by(|a, b| b.start.saturating_sub(a.end) <= gap) {
+                if let Some((first, last)) = near.first().zip(near.last()) {
+                    self.count(first.start..last.end, last.end, held, between_reads)?;
+                }
             }
             if scan.walk_end <= start {
                 break;
@@ -164,6 +178,17 @@ impl<'a> Pagemap<'a> {
             start = scan.walk_end;
         }
         Ok(true)
+    }
+
+    /// Whether the process had an address space when its pagemap was opened. Some kernels from 6.7 to 6.15 crash when
+    /// they are asked to scan one that had none; a read gives nothing then, and so tells.
+    fn has_pages(&mut self, address: u64) -> io::Result<bool> {
+        if self.has_pages.is_none() {
+            let mut entry = [0; ENTRY];
+            let length = read_at(&self.file, &mut entry, address / self.page_size)?;
+            self.has_pages = Some(length > 0);
+        }
+        Ok(self.has_pages == Some(true))
     }
 }
 
@@ -178,6 +203,16 @@ fn is_small(part: &Part) -> bool {
     part.has_access && part.range.end.saturating_sub(part.range.start) < LARGE
 }
 
+/// One pread(2) of entries from a page on, repeated only if a signal came first.
+fn read_at(file: &File, space: &mut [u8], page: u64) -> io::Result<usize> {
+    loop {
+        match file.read_at(space, page * ENTRY as u64) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
+
 impl Entries {
     /// The pages that there are entries of.
     fn pages(&self) -> Range<u64> {
@@ -186,7 +221,6 @@ impl Entries {
 
     /// Reads the entries from a page on, no further than to `until`.
     fn fill(&mut self, file: &File, page: u64, until: u64) -> io::Result<()> {
-        const ENTRY: usize = size_of::<u64>();
         if self.bytes.is_empty() {
             self.bytes.try_reserve_exact(PIECE * ENTRY).map_err(|_| io::Error::from_raw_os_error(libc::ENOMEM))?;
             self.bytes.resize(PIECE * ENTRY, 0);
@@ -194,13 +228,7 @@ impl Entries {
         let wanted = usize::try_from(until - page).map_or(PIECE, |pages| pages.min(PIECE)) * ENTRY;
         self.count = 0;
         self.first = page;
-        let length = loop {
-            match file.read_at(&mut self.bytes[..wanted], page * ENTRY as u64) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                result => break result?,
-            }
-        };
-        self.count = (length / ENTRY) as u64;
+        self.count = (read_at(file, &mut self.bytes[..wanted], page)? / ENTRY) as u64;
         Ok(())
     }
 
@@ -248,10 +276,18 @@ struct Region {
     categories: u64,
 }
 
-/// Whether the kernel tells which pages are mapped by one process alone: from 4.2 on.
+/// Whether the kernel tells which pages are mapped by one process alone: from 4.2 on, unless it is built without pagemap.
 pub fn tells_private() -> bool {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    is_from(&release, (4, 2))
+    let mut names = MaybeUninit::uninit();
+    // SAFETY: the names are ours to fill.
+    if unsafe { libc::uname(names.as_mut_ptr()) } != 0 {
+        return false;
+    }
+    // SAFETY: uname() has not failed, and so has filled them.
+    let names: libc::utsname = unsafe { names.assume_init() };
+    // SAFETY: the kernel ends it with a NUL.
+    let release = unsafe { CStr::from_ptr(names.release.as_ptr()) };
+    is_from(&release.to_string_lossy(), (4, 2)) && fs::exists("/proc/self/pagemap").unwrap_or(true)
 }
 
 fn is_from(release: &str, wanted: (u32, u32)) -> bool {

@@ -21,6 +21,8 @@ use super::maps;
 use super::pagemap;
 use super::process::{Failure, Pid};
 
+const SYSTEM_V: &str = "/proc/sysvipc/shm";
+
 /// A segment of shared memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Segment {
@@ -93,9 +95,12 @@ impl Segment {
     /// How much of the segment is in RAM. Calls `between`, which may unwind, at short intervals.
     pub fn resident(&self, between: impl FnMut()) -> Result<Residency, Failure> {
         self.look(between).map_err(|source| {
-            let path =
-                if self.is_main { "/proc/self/maps".into() } else { Path::new(OsStr::from_bytes(&self.name)).into() };
-            Failure { path, source }
+            let path = match self.name.as_slice() {
+                _ if self.is_main => Path::new("/proc/self/maps"),
+                name if name.starts_with(b"/SYSV") => Path::new(SYSTEM_V),
+                name => Path::new(OsStr::from_bytes(name)),
+            };
+            Failure { path: path.into(), source }
         })
     }
 
@@ -106,9 +111,12 @@ impl Segment {
         } else if self.is_main {
             resident_in(&self.range, between).map(Residency::Bytes)
         } else if self.name.starts_with(b"/SYSV") {
-            // Not there where the kernel is built without.
-            let table = fs::read("/proc/sysvipc/shm").unwrap_or_default();
-            Ok(self.inode.map_or(Residency::Unknown, |id| resident_of_system_v(&table, id)))
+            match fs::read(SYSTEM_V) {
+                Ok(table) => Ok(self.inode.map_or(Residency::Unknown, |id| resident_of_system_v(&table, id))),
+                // The kernel is built without.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Residency::Unknown),
+                Err(error) => Err(error),
+            }
         } else if self.name.ends_with(b" (deleted)") {
             // Nothing leads to it but the mappings of those who are attached.
             Ok(Residency::Unknown)
@@ -252,19 +260,20 @@ mod tests {
     #[test]
     fn residency_of_a_file_that_we_have_not_mapped() {
         let mut file = tempfile::NamedTempFile::new_in("/dev/shm").unwrap();
-        file.write_all(&[1; 10 * 4096]).unwrap();
+        let page = pagemap::page_size();
+        file.write_all(&vec![1; 10 * page as usize]).unwrap();
         // A hole.
-        file.as_file().set_len(100 * 4096).unwrap();
+        file.as_file().set_len(100 * page).unwrap();
         let segment = Segment {
             is_main: false,
             name: file.path().as_os_str().as_bytes().to_vec(),
             inode: Some(file.as_file().metadata().unwrap().ino()),
-            size: 100 * 4096,
+            size: 100 * page,
             pids: vec![],
             range: 0..0,
         };
         let mut calls = 0;
-        assert_eq!(segment.resident(|| calls += 1).unwrap(), Residency::Bytes(10 * 4096));
+        assert_eq!(segment.resident(|| calls += 1).unwrap(), Residency::Bytes(10 * page));
         assert_eq!(calls, 1);
         let another = Segment { inode: Some(1), ..segment.clone() };
         assert_eq!(another.resident(|| ()).unwrap(), Residency::Gone);

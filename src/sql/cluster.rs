@@ -56,7 +56,8 @@ fn cluster(call: &Call) {
     }
     let is_huge = main.map(|main| main.is_huge());
 
-    let (mut processes, mut unreadable) = (0, 0);
+    let tells_private = pagemap::tells_private();
+    let (mut processes, mut unreadable, mut without_maps) = (0, 0, 0);
     let [mut private, mut page_tables, mut swap, mut saved] = [Sum::ZERO; 4];
     let mut scratch = Scratch::default();
     let mut buffer = Buffer::default();
@@ -67,16 +68,18 @@ fn cluster(call: &Call) {
             Some(Err(Error::Gone)) => return,
             Some(Err(Error::Failure(failure))) => raise(&failure),
         };
+        let held_alone = held.private.filter(|_| tells_private);
         processes += 1;
-        unreadable += usize::from(held.private.is_none());
-        private.add(held.private);
+        unreadable += usize::from(held_alone.is_none());
+        without_maps += usize::from(held.tables_besides_main.is_none());
+        private.add(held_alone);
         page_tables.add(held.status.page_tables);
         swap.add(held.status.swap);
         let besides = held.tables_besides_main.zip(main_size);
         saved.add(besides.and_then(|(besides, main)| page_tables::saved_by_huge_pages(&held.status, besides, main)));
     });
     // What nobody that can be read is attached to, is not among the segments.
-    let dynamic_resident = dynamic_resident.0.filter(|_| unreadable == 0);
+    let dynamic_resident = dynamic_resident.0.filter(|_| without_maps == 0);
     let total = || Some(private.0? + main_resident? + dynamic_resident? + page_tables.0?);
 
     let int4 = |number: usize| i32::try_from(number).ok();
@@ -94,7 +97,7 @@ fn cluster(call: &Call) {
     rows.int8(if is_huge == Some(true) { Some(0) } else { saved.0 });
     rows.end_row();
     // A kernel that does not tell what is private denies nothing.
-    if pagemap::tells_private() {
+    if tells_private {
         warn_of_denied(unreadable);
     }
 }
@@ -131,9 +134,5 @@ fn hold(process: &Process, landmarks: &Landmarks, scratch: &mut Scratch, buffer:
     for usage in usages.iter().filter(|usage| usage.mappings > 0) {
         private.add(usage.held.map(|held| held.private));
     }
-    Ok(Held {
-        status,
-        private: private.0.filter(|_| pagemap::tells_private()),
-        tables_besides_main: page_tables::besides_main(scratch.maps(), landmarks),
-    })
+    Ok(Held { status, private: private.0, tables_besides_main: page_tables::besides_main(scratch.maps(), landmarks) })
 }

@@ -2,8 +2,6 @@ use std::ptr;
 
 use super::*;
 
-const PAGE: u64 = 4096;
-
 fn pagemap(entries: &mut Entries) -> Pagemap<'_> {
     Pagemap::new(File::open("/proc/self/pagemap").unwrap(), entries)
 }
@@ -35,7 +33,7 @@ impl Area {
     }
 
     fn at(&self, page: u64) -> *mut libc::c_void {
-        ptr::with_exposed_provenance_mut((self.start + page * PAGE) as usize)
+        ptr::with_exposed_provenance_mut((self.start + page * page_size()) as usize)
     }
 
     fn write(&self, page: u64) {
@@ -82,12 +80,12 @@ fn held(parts: &[Part]) -> Vec<Held> {
 }
 
 fn pages(count: u64) -> Held {
-    Held { resident: count * PAGE, private: count * PAGE, swap: 0 }
+    Held { resident: count * page_size(), private: count * page_size(), swap: 0 }
 }
 
 #[test]
 fn pages_that_were_written() {
-    let area = Area::private(100 * PAGE);
+    let area = Area::private(100 * page_size());
     assert_eq!(held(&[area.part(true)]), [Held::default()]);
     [0, 1, 50, 99].iter().for_each(|&page| area.write(page));
     assert_eq!(held(&[area.part(true)]), [pages(4)]);
@@ -95,17 +93,17 @@ fn pages_that_were_written() {
 
 #[test]
 fn the_zero_page_is_nobodys() {
-    let area = Area::private(10 * PAGE);
+    let area = Area::private(10 * page_size());
     (0..10).for_each(|page| area.read(page));
-    assert_eq!(held(&[area.part(true)]), [Held { resident: 10 * PAGE, private: 0, swap: 0 }]);
+    assert_eq!(held(&[area.part(true)]), [Held { resident: 10 * page_size(), private: 0, swap: 0 }]);
 }
 
 #[test]
 fn neighbours_are_told_apart() {
-    let area = Area::private(3 * PIECE as u64 * PAGE);
+    let area = Area::private(3 * PIECE as u64 * page_size());
     let whole = area.part(true).range;
     let cut = |pages: &[u64]| {
-        let bounds = pages.iter().map(|page| whole.start + page * PAGE);
+        let bounds = pages.iter().map(|page| whole.start + page * page_size());
         let bounds: Vec<_> = std::iter::once(whole.start).chain(bounds).chain([whole.end]).collect();
         bounds.windows(2).map(|pair| Part { range: pair[0]..pair[1], has_access: true }).collect::<Vec<_>>()
     };
@@ -124,10 +122,11 @@ fn neighbours_are_told_apart() {
 
 #[test]
 fn few_reads_for_many_neighbours() {
-    let area = Area::private(1000 * PAGE);
+    let area = Area::private(1000 * page_size());
     let start = area.part(true).range.start;
-    let parts: Vec<_> =
-        (0..1000).map(|n| Part { range: start + n * PAGE..start + (n + 1) * PAGE, has_access: true }).collect();
+    let parts: Vec<_> = (0..1000)
+        .map(|n| Part { range: start + n * page_size()..start + (n + 1) * page_size(), has_access: true })
+        .collect();
     let mut entries = Entries::default();
     let mut reads = 0;
     pagemap(&mut entries).held(&parts, || reads += 1, |_, _| ()).unwrap();
@@ -136,7 +135,7 @@ fn few_reads_for_many_neighbours() {
 
 /// Whether this kernel can tell which parts have pages.
 fn can_scan() -> bool {
-    let area = Area::private(PAGE);
+    let area = Area::private(page_size());
     let can = pagemap(&mut Entries::default()).scan(&area.part(true).range, &mut Held::default(), &mut || ()).unwrap();
     if !can {
         eprintln!("skipped: PAGEMAP_SCAN came with Linux 6.7");
@@ -149,7 +148,7 @@ fn pages_behind_no_access() {
     if !can_scan() {
         return;
     }
-    let area = Area::private(1000 * PAGE);
+    let area = Area::private(1000 * page_size());
     [3, 4, 700].iter().for_each(|&page| area.write(page));
     area.protect(libc::PROT_NONE);
     assert_eq!(held(&[area.part(false)]), [pages(3)]);
@@ -167,16 +166,48 @@ fn huge_reservations_cost_no_more_than_their_pages() {
         if has_access {
             // More parts than are found at a time, and one at the very end.
             (0..600).for_each(|n| area.write(n * 1_000_003));
-            area.write((1 << 44) / PAGE - 1);
+            area.write((1 << 44) / page_size() - 1);
             written = 601;
         }
         let mut entries = Entries::default();
         let (mut reads, mut found) = (0, Held::default());
         pagemap(&mut entries).held(&[area.part(has_access)], || reads += 1, |_, held| found = held).unwrap();
         assert_eq!(found, pages(written));
-        // A read for each part that was found, and a look for each few hundred. To read all of it would be 524,288.
+        // A read for each part that was found, and a look for each few hundred. To read all of it would be many thousands.
         assert!((written..=written + 4).contains(&reads), "{reads}");
     }
+}
+
+#[test]
+fn few_reads_for_pages_that_are_near_each_other() {
+    if !can_scan() {
+        return;
+    }
+    let area = Area::private(LARGE);
+    // Every other page, and some that are further apart.
+    (0..10_000).for_each(|n| area.write(2 * n));
+    (0..10).for_each(|n| area.write(30_000 + (GAP + 2) * n));
+    let mut entries = Entries::default();
+    let (mut reads, mut found) = (0, Held::default());
+    pagemap(&mut entries).held(&[area.part(true)], || reads += 1, |_, held| found = held).unwrap();
+    assert_eq!(found, pages(10_010));
+    assert!((10..100).contains(&reads), "{reads}");
+}
+
+#[test]
+fn entries_of_old_kernels() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("pagemap");
+    let present = PRESENT | 12 << 55;
+    let swapped = SWAPPED | 12 << 55;
+    let guard = SWAPPED | GUARD;
+    let entries: Vec<_> =
+        [0, present, swapped, swapped, guard].iter().flat_map(|entry: &u64| entry.to_ne_bytes()).collect();
+    fs::write(&path, entries).unwrap();
+    let (mut entries, mut found) = (Entries::default(), Held::default());
+    let part = Part { range: 0..5 * page_size(), has_access: true };
+    Pagemap::new(File::open(&path).unwrap(), &mut entries).held(&[part], || (), |_, held| found = held).unwrap();
+    assert_eq!((found.resident, found.swap), (page_size(), 2 * page_size()));
 }
 
 #[test]
@@ -190,7 +221,7 @@ fn beyond_the_end_there_is_nothing() {
 fn a_failed_read_is_an_error() {
     let mut entries = Entries::default();
     let mut pagemap = Pagemap::new(File::open("/").unwrap(), &mut entries);
-    let part = Part { range: PAGE..2 * PAGE, has_access: true };
+    let part = Part { range: page_size()..2 * page_size(), has_access: true };
     assert!(pagemap.held(&[part], || (), |_, _| ()).is_err());
 }
 
