@@ -2,6 +2,8 @@
 
 use std::io;
 
+use memchr::memchr_iter;
+
 use super::category::{Category, Landmarks};
 use super::maps;
 use super::pagemap::{Entries, Held, Pagemap, Part};
@@ -46,6 +48,10 @@ pub fn by_category(
     process.read(c"maps", buffer, &mut between)?;
     parts.clear();
     categories.clear();
+    // A process can have tens of thousands.
+    let lines = memchr_iter(b'\n', buffer.text()).count();
+    let is_reserved = parts.try_reserve(lines).and_then(|()| categories.try_reserve(lines));
+    is_reserved.map_err(|_| Error::of(io::Error::from_raw_os_error(libc::ENOMEM), || process.path(c"maps")))?;
     for line in maps::lines(buffer.text()) {
         let (header, range) = line.ok_or_else(|| process.malformed(c"maps"))?;
         if header.permissions.ends_with(b"p") {

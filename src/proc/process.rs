@@ -6,7 +6,8 @@
 //! That second look is what keeps half-read files out: the smaps of a process that dies while it is read ends early but
 //! cleanly, as if its mappings had been fewer. To look for a zombie is not enough. An exiting process first gives up its
 //! address space, which ends its smaps, and becomes a zombie later; meanwhile it is running, by its state. But from the
-//! moment on at which the file can end early, stat reports a virtual size of 0.
+//! moment on at which the file can end early, stat reports a virtual size of 0. An exec gives up the address space, too, and
+//! leaves the rest as it was, so the program is looked at again.
 
 use std::ffi::{CStr, OsStr};
 use std::fs::{self, File, Metadata, OpenOptions};
@@ -94,9 +95,9 @@ impl Family {
 
     /// Takes hold of a process of the family. [`Error::Gone`] if `pid` is not one.
     pub fn open(&self, pid: Pid) -> Result<Process, Error> {
-        let process = self.hold(pid)?;
+        let mut process = self.hold(pid)?;
         let related = pid == self.parent || process.identity.parent == self.parent;
-        if related && self.runs_our_program(&process)? { Ok(process) } else { Err(Error::Gone) }
+        if related && self.runs_our_program(&mut process)? { Ok(process) } else { Err(Error::Gone) }
     }
 
     /// Takes hold of any process.
@@ -104,18 +105,19 @@ impl Family {
         let path = PathBuf::from(format!("/proc/{pid}"));
         let directory = OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(&path);
         let directory = directory.map_err(|source| unseen(pid, Error::of(source, || path.clone())))?;
-        let mut process = Process { directory, path, identity: Identity::default(), boot_time: self.boot_time };
+        let mut process =
+            Process { directory, path, identity: Identity::default(), program: None, boot_time: self.boot_time };
         let stat = process.open(c"stat", libc::O_RDONLY).map_err(|error| unseen(pid, error))?;
         process.identity = process.look(stat)?;
         Ok(process)
     }
 
     /// The parent, and its children, of whatever program: from the kernel's list, or from a look at every process where the
-    /// kernel has none. One that comes or goes meanwhile may be in it or not.
-    pub fn pids(&self, buffer: &mut Buffer) -> Result<Vec<Pid>, Failure> {
+    /// kernel has none. One that comes or goes meanwhile may be in it or not. Calls `between`, which may unwind, at short intervals.
+    pub fn pids(&self, buffer: &mut Buffer, mut between: impl FnMut()) -> Result<Vec<Pid>, Failure> {
         let path = PathBuf::from(format!("/proc/{0}/task/{0}/children", self.parent));
         buffer.clear();
-        let read = File::open(&path).and_then(|mut file| buffer.append(&mut file, || ()));
+        let read = File::open(&path).and_then(|mut file| buffer.append(&mut file, &mut between));
         let children = match read.map_err(|source| Error::of(source, || path)) {
             Ok(()) => {
                 let words = buffer.text().split(|&byte| byte == b' ');
@@ -123,16 +125,17 @@ impl Family {
             }
             Err(Error::Failure(failure)) => return Err(failure),
             // Without the kernel's list, or a look at the parent's.
-            Err(_) => self.search()?,
+            Err(_) => self.search(between)?,
         };
         Ok(iter::once(self.parent).chain(children).collect())
     }
 
     /// Looks at every process for children of the parent.
-    fn search(&self) -> Result<Vec<Pid>, Failure> {
+    fn search(&self, mut between: impl FnMut()) -> Result<Vec<Pid>, Failure> {
         let failure = |source| Failure { path: "/proc".into(), source };
         let mut children = Vec::new();
         for entry in fs::read_dir("/proc").map_err(failure)? {
+            between();
             let name = entry.map_err(failure)?.file_name();
             let Some(pid) = kv::decimal(name.as_bytes()).and_then(|pid| Pid::try_from(pid).ok()) else { continue };
             match self.hold(pid) {
@@ -146,9 +149,12 @@ impl Family {
 
     /// Whether the process runs the family's program. A process of our user whose program we may not see counts as one that does:
     /// it is a child of the parent, and not to be able to read it is worth a word to the user.
-    fn runs_our_program(&self, process: &Process) -> Result<bool, Error> {
+    fn runs_our_program(&self, process: &mut Process) -> Result<bool, Error> {
         match process.file_id(c"exe") {
-            Ok(program) => Ok(program == self.program),
+            Ok(program) => {
+                process.program = Some(program);
+                Ok(program == self.program)
+            }
             // Not dumpable, or another user's: a stranger that a container's PID 1 has inherited.
             Err(Error::Denied) => Ok(process.is_ours()?),
             Err(error) => Err(error),
@@ -202,6 +208,8 @@ pub struct Process {
     directory: File,
     path: PathBuf,
     identity: Identity,
+    /// What it runs, where that is to be seen.
+    program: Option<FileId>,
     boot_time: i64,
 }
 
@@ -264,7 +272,12 @@ impl Process {
     /// Proves that the process is still the same, and alive.
     pub(super) fn look_again(&self) -> Result<(), Error> {
         let stat = self.open(c"stat", libc::O_RDONLY)?;
-        if self.look(stat)? == self.identity { Ok(()) } else { Err(Error::Gone) }
+        let is_same = self.look(stat)? == self.identity;
+        let runs_the_same = match self.program {
+            Some(program) => self.file_id(c"exe")? == program,
+            None => true,
+        };
+        if is_same && runs_the_same { Ok(()) } else { Err(Error::Gone) }
     }
 
     /// Who the process is at this moment, by its stat.

@@ -77,7 +77,8 @@ impl Reader {
     }
 
     fn candidates(&self) -> BTreeMap<Pid, Option<Backend>> {
-        let children = self.family.pids(&mut Buffer::default()).unwrap_or_else(|failure| raise(&failure));
+        let children = self.family.pids(&mut Buffer::default(), interrupts::check);
+        let children = children.unwrap_or_else(|failure| raise(&failure));
         let children = children.into_iter().map(|pid| (pid, None));
         children.chain(backends::all().into_iter().map(|backend| (backend.pid, Some(backend)))).collect()
     }

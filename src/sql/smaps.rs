@@ -2,9 +2,9 @@
 
 use std::ffi::CStr;
 
-use crate::pg::backends;
 use crate::pg::fmgr::{Call, sql_function};
 use crate::pg::srf::{Column, ResultSet};
+use crate::pg::{backends, interrupts};
 use crate::proc::category::Category;
 use crate::proc::process::Pid;
 use crate::proc::smaps::{self, Field, Mapping, Value};
@@ -183,6 +183,7 @@ fn rollup_of_process(call: &Call) {
 fn read_mappings(reader: &mut Reader, pids: &[Pid], file: &CStr, mut put: impl FnMut(Pid, &Mapping)) {
     reader.read_each(pids, file, |pid, text| {
         for mapping in smaps::mappings(text.bytes) {
+            interrupts::check();
             put(pid, &mapping.unwrap_or_else(|malformed| raise_malformed(&text, &malformed)));
         }
     });

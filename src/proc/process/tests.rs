@@ -199,6 +199,15 @@ fn an_adopted_process_is_no_longer_of_the_family() {
     assert!(is_gone(read_all(&process, c"smaps")));
 }
 
+#[test]
+fn a_process_that_has_become_another_program_is_gone() {
+    let child = Running::sibling();
+    let mut process = family().open(child.pid()).unwrap();
+    let program = process.program.as_mut().unwrap();
+    program.inode += 1;
+    assert!(is_gone(read_all(&process, c"smaps")));
+}
+
 // Reading.
 
 #[test]
@@ -297,10 +306,12 @@ fn the_kernels_list_of_children_and_a_search_find_the_same() {
     let mut parent = parent;
     let started = parent.0.stdout.as_mut().unwrap();
     let _ = started.read(&mut [0]);
-    let mut searched = family.search().unwrap();
+    let mut calls = 0;
+    let mut searched = family.search(|| calls += 1).unwrap();
     assert_eq!(searched.len(), 2);
+    assert!(calls > 3);
     searched.insert(0, parent.pid());
-    assert_eq!(family.pids(&mut Buffer::default()).unwrap(), searched);
+    assert_eq!(family.pids(&mut Buffer::default(), || ()).unwrap(), searched);
     for child in &searched[1..] {
         // SAFETY: it is a child of the parent, which has not reaped it.
         unsafe { libc::kill(*child, libc::SIGKILL) };
