@@ -60,10 +60,16 @@ impl Backend {
 pub fn leader(pid: i32) -> Option<i32> {
     // SAFETY: takes and releases its own lock.
     let process = unsafe { pg_sys::BackendPidGetProc(pid) };
-    // SAFETY: null, or an entry of an array in shared memory, which is always there.
-    let leader = unsafe { process.as_ref() }?.lockGroupLeader;
+    if process.is_null() {
+        return None;
+    }
+    // SAFETY: an entry of an array in shared memory, which is always there. Other processes write it, hence volatile.
+    let leader = unsafe { (&raw const (*process).lockGroupLeader).read_volatile() };
+    if leader.is_null() {
+        return None;
+    }
     // SAFETY: as above. It may be another process's by now, as it may be in pg_stat_activity.
-    let leader = unsafe { leader.as_ref() }?.pid;
+    let leader = unsafe { (&raw const (*leader).pid).read_volatile() };
     (leader != pid && leader != 0).then_some(leader)
 }
 

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -38,7 +39,9 @@ pub fn raise_file_access(path: &Path, source: &io::Error) -> ! {
         Some(errno) => (PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, format!("operating system error {errno}")),
         None => (PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, source.to_string()),
     };
-    raise(code, format!("could not read file \"{}\": {reason}", path.display()), None)
+    // A data directory's name need not be valid in the database's encoding.
+    let path = path.as_os_str().as_bytes().escape_ascii();
+    raise(code, format!("could not read file \"{path}\": {reason}"), None)
 }
 
 /// Makes room for so many more elements, or raises the ERROR for a lack of memory; a `Vec` alone would abort, and the whole
@@ -54,7 +57,8 @@ pub fn warn(message: String, hint: &'static str) {
     let report = ErrorReport::new(PgSqlErrorCode::ERRCODE_WARNING, message, "pg_meminfo").set_hint(hint);
     // Reporting can itself fail, for example if the client's encoding lacks a character of the context, and the functions
     // behind it are none of those that turn an ERROR into an unwind.
-    // SAFETY: this is the main thread. By the time that Postgres can fail, the report's own parts are freed.
+    // SAFETY: this is the main thread. The report is freed before errfinish(), where Postgres can fail. Only palloc of its texts
+    // comes before that, and fails if there are no few hundred bytes left.
     unsafe { pg_sys::ffi::pg_guard_ffi_boundary(move || report.report(PgLogLevel::WARNING)) };
 }
 

@@ -48,10 +48,13 @@ impl Call {
     /// The `nth` argument, an integer. `None` if it is NULL.
     pub fn int4(&self, nth: usize) -> Option<i32> {
         // SAFETY: Postgres keeps the record valid for the length of the call.
-        let fcinfo = unsafe { &*self.fcinfo };
-        // SAFETY: the record is followed by as many arguments as it says.
-        let arguments = unsafe { fcinfo.args.as_slice(fcinfo.nargs as usize) };
-        let argument = &arguments[nth];
+        let count = unsafe { (*self.fcinfo).nargs };
+        assert!(nth < count as usize, "the function has fewer arguments");
+        // SAFETY: as above.
+        let arguments = unsafe { &raw const (*self.fcinfo).args }.cast::<pg_sys::NullableDatum>();
+        // SAFETY: the record is followed by as many arguments as it says. Not by way of a reference, which would end with the
+        // record itself.
+        let argument = unsafe { arguments.add(nth).read() };
         (!argument.isnull).then_some(argument.value.value() as i32)
     }
 }
