@@ -16,7 +16,7 @@ DECLARE
     summary record;
     after record;
 BEGIN
-    FOR attempt IN 1..100 LOOP
+    WHILE clock_timestamp() < now() + interval '1 minute' LOOP
         before := NULL;
         SELECT pid, sum(mem_size), max(kernel_page_size)::bigint, max(mmu_page_size)::bigint, sum(rss), sum(pss),
             sum(pss_dirty), sum(shared_clean), sum(shared_dirty), sum(private_clean), sum(private_dirty),

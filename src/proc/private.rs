@@ -164,9 +164,18 @@ mod tests {
         let mut scratch = Scratch::default();
         let child = Running::waiting();
         let process = family().open(child.pid()).unwrap();
-        let first = by_category(&process, &landmarks(), &mut scratch, || ()).unwrap();
         let own = family().open(me()).unwrap();
-        by_category(&own, &landmarks(), &mut scratch, || ()).unwrap();
-        assert_eq!(by_category(&process, &landmarks(), &mut scratch, || ()).unwrap(), first);
+        let mut attempts = 0;
+        loop {
+            by_category(&own, &landmarks(), &mut scratch, || ()).unwrap();
+            let again = by_category(&process, &landmarks(), &mut scratch, || ()).unwrap();
+            let fresh = usages(&process).unwrap();
+            if again == fresh {
+                break;
+            }
+            // Other tests run the program, too.
+            attempts += 1;
+            assert!(attempts < 1000, "{again:?} is not {fresh:?}");
+        }
     }
 }

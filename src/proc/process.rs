@@ -344,7 +344,19 @@ fn boot_time() -> i64 {
         let time: libc::timespec = unsafe { time.assume_init() };
         time.tv_sec * 1_000_000 + time.tv_nsec / 1000
     };
-    now(libc::CLOCK_REALTIME) - now(libc::CLOCK_BOOTTIME)
+    let look = || {
+        let (before, real, after) = (now(libc::CLOCK_BOOTTIME), now(libc::CLOCK_REALTIME), now(libc::CLOCK_BOOTTIME));
+        (after - before, real - before.midpoint(after))
+    };
+    // The best of a few, for we may have to wait for a processor between the clocks.
+    let mut best = look();
+    for _ in 0..10 {
+        if best.0 < 1000 {
+            break;
+        }
+        best = best.min(look());
+    }
+    best.1
 }
 
 /// One read(2), repeated only if a signal came first.

@@ -11,6 +11,9 @@ from test_processes import tree
 
 MB = 2**20
 
+# What the files of a process that has exited give: no such file, no such process, no such line.
+GONE = FileNotFoundError, ProcessLookupError, ValueError
+
 
 def whole(connection):
     [row] = rows(connection.execute("SELECT * FROM pg_meminfo_cluster"))
@@ -57,7 +60,10 @@ def test_as_the_files_say(form, request):
             pids = tree(cluster)
             assert_adds_up(row)
             found = (row["processes"], row["private"], row["page_tables"])
-            expected = (len(pids), sum(map(from_smaps, pids)), sum(from_status(pid, "VmPTE") for pid in pids))
+            try:
+                expected = (len(pids), sum(map(from_smaps, pids)), sum(from_status(pid, "VmPTE") for pid in pids))
+            except GONE:
+                return False
             # Our own buffers, which are given back at the end.
             return found[0] == expected[0] and abs(found[1] - expected[1]) < MB / 2 and abs(found[2] - expected[2]) < MB / 8
 
@@ -107,7 +113,16 @@ def test_all_of_it_resident():
 
 
 def page_tables(cluster):
-    return sum(from_status(pid, "VmPTE") for pid in tree(cluster))
+    """Of all processes, none of which goes meanwhile."""
+    sizes = []
+
+    def are_all_there():
+        with contextlib.suppress(GONE):
+            sizes[:] = [from_status(pid, "VmPTE") for pid in tree(cluster)]
+            return True
+
+    wait_until(are_all_there)
+    return sum(sizes)
 
 
 def test_page_tables_saved(huge_pages):

@@ -2,6 +2,7 @@
 
 import contextlib
 import threading
+import time
 
 import naive
 import psutil
@@ -23,7 +24,8 @@ def assert_eventually(connection, pid, query, expected):
     def smaps():
         return connection.execute("SELECT pg_read_binary_file(%s)", [f"/proc/{pid}/smaps"]).fetchone()[0]
 
-    for _ in range(200):
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
         before = smaps()
         rows = connection.execute(query, [pid]).fetchall()
         if before == smaps() and rows == expected(before):

@@ -23,28 +23,33 @@ def cgroups(connection):
 
 
 def test_the_machine_as_its_files_have_it(connection):
-    meminfo = {}
-    for line in pathlib.Path("/proc/meminfo").read_text().splitlines():
-        key, value = line.split(":")
-        meminfo[key] = int(value.split()[0]) * (1024 if value.endswith(" kB") else 1)
-    row = host(connection)
     same = {
         "memory_total": "MemTotal", "swap_total": "SwapTotal", "commit_limit": "CommitLimit", "huge_page_size": "Hugepagesize",
         "huge_pages_total": "HugePages_Total", "huge_pages_free": "HugePages_Free", "huge_pages_reserved": "HugePages_Rsvd",
     }  # fmt: skip
-    assert {name: row[name] for name in same} == {name: meminfo.get(key) for name, key in same.items()}
+
+    def meminfo():
+        lines = (line.split(":") for line in pathlib.Path("/proc/meminfo").read_text().splitlines())
+        return {key: int(value.split()[0]) * (1024 if value.endswith(" kB") else 1) for key, value in lines}
 
     def agree():
         """What changes all the time, at a moment in which it does not change much."""
-        row, lines = host(connection), pathlib.Path("/proc/meminfo").read_text().splitlines()
-        now = {line.split(":")[0]: 1024 * int(line.split()[1]) for line in lines}
+        before, row, now = meminfo(), host(connection), meminfo()
+        if any(before.get(key) != now.get(key) for key in same.values()):
+            return False
+        assert {name: row[name] for name in same} == {name: now.get(key) for name, key in same.items()}
         changing = {"memory_available": "MemAvailable", "committed": "Committed_AS", "swap_free": "SwapFree"}
         return all(abs(row[name] - now[key]) < 8 * MB for name, key in changing.items())
 
     wait_until(agree)
+
+    def kills():
+        vmstat = dict(line.split() for line in pathlib.Path("/proc/vmstat").read_text().splitlines())
+        return int(vmstat["oom_kill"])
+
+    before, row, after = kills(), host(connection), kills()
+    assert before <= row["oom_kills"] <= after
     assert row["overcommit_memory"] == int(pathlib.Path("/proc/sys/vm/overcommit_memory").read_text())
-    vmstat = dict(line.split() for line in pathlib.Path("/proc/vmstat").read_text().splitlines())
-    assert row["oom_kills"] == int(vmstat["oom_kill"])
     shm = os.statvfs("/dev/shm")
     assert row["dev_shm_size"] == shm.f_blocks * shm.f_frsize
     assert 0 <= row["dev_shm_available"] <= row["dev_shm_size"]

@@ -273,7 +273,7 @@ def test_a_cancel_while_a_large_process_is_read(tmp_path):
             canceller = threading.Thread(target=cancel_when_reading)
             canceller.start()
             with pytest.raises(psycopg.errors.QueryCanceled):
-                reader.execute("SELECT pg_meminfo_private(%s)", [large.info.backend_pid])
+                reader.execute("SELECT pg_meminfo_private(%s) FROM generate_series(1, 1000)", [large.info.backend_pid])
             canceller.join()
         at = next(number for number, line in enumerate(lines) if line.startswith("--- SIGINT"))
         assert sum(line.startswith("pread64") for line in lines[:at]) >= 100

@@ -141,14 +141,14 @@ def has_read(tmp_path):
 
 
 def assert_stopped(lines, signal):
-    """The signal came while files were read, and after it at most one more piece of one was; with threads, at most one more
-    file by each."""
+    """The signal came while files were read, and after it at most one more piece of one was; with threads, at most what there are
+    buffers for, two for each and the one that is being parsed."""
     at = next(number for number, line in enumerate(lines) if line.startswith(f"--- {signal}"))
     before = opened(lines[:at])
     assert sum(before.values()) > 0
     if READERS == 1:
         assert pieces_read_after(lines, at) <= 1
-    assert sum((opened(lines) - before).values()) <= READERS
+    assert sum((opened(lines) - before).values()) <= (1 if READERS == 1 else 2 * READERS + 1)
 
 
 def test_reading_stops_at_a_cancel(connection, tmp_path):
@@ -276,7 +276,8 @@ def test_a_session_killed_while_it_reads(tmp_path):
         wait_until(connects)
         with cluster.connect() as connection:
             listed = "SELECT (SELECT count(DISTINCT pid) FROM get_all_smaps()) = (SELECT count(*) FROM pg_stat_activity)"
-            assert connection.execute(listed).fetchone() == (True,)
+            # Unless one exits between the list and its turn.
+            wait_until(lambda: connection.execute(listed).fetchone() == (True,))
 
 
 def test_a_zombie_gives_no_rows():
@@ -289,7 +290,8 @@ def test_a_zombie_gives_no_rows():
             os.kill(pid, signal.SIGKILL)
             wait_until(lambda: psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
             assert pid in processes(connection)
-            assert mapped(connection) == processes(connection) - {pid}
+            assert pid not in mapped(connection)
+            wait_until(lambda: mapped(connection) == processes(connection) - {pid})
             for query in "pg_meminfo_smaps(%s)", "smap_summary WHERE pid = %s":
                 assert connection.execute(f"SELECT count(*) FROM {query}", [pid]).fetchone() == (0,)
         finally:

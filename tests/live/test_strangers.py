@@ -64,14 +64,17 @@ def test_a_postmaster_that_is_pid_1_and_has_inherited_strangers(cluster):
         assert rows_of(connection, connection.info.backend_pid) > 10
         # Seen from here, the postmaster is the child of unshare.
         command = [str(cluster.programs / "postgres"), "-D", str(contained.data)]
-        [outside] = [p.pid for p in psutil.process_iter(["cmdline"]) if (p.info["cmdline"] or [])[:3] == command]
+        # A child that has just been forked still looks like it.
+        alike = {p.pid: p.info["ppid"] for p in psutil.process_iter(["cmdline", "ppid"]) if (p.info["cmdline"] or [])[:3] == command}
+        [outside] = [pid for pid, parent in alike.items() if parent not in alike]
         enter = ["nsenter", f"--target={outside}", "--pid", "--mount"]
         # The shell's child is left behind, and so becomes that of PID 1. One of the server's user, and one of root.
         for user in cluster.as_owner, []:
             subprocess.run([*enter, *user, "sh", "-c", "exec sleep 1000 & exit"], check=True)
         children = [*enter, "sh", "-c", "grep -l '^Name:.sleep$' /proc/[0-9]*/status | cut -d/ -f3"]
-        strangers = [int(pid) for pid in subprocess.run(children, capture_output=True, text=True, check=True).stdout.split()]
-        assert len(strangers) == 2
+        found = lambda: subprocess.run(children, capture_output=True, text=True, check=True).stdout.split()  # noqa: E731
+        wait_until(lambda: len(found()) == 2)
+        strangers = [int(pid) for pid in found()]
         for stranger in strangers:
             parent = [*enter, "sed", "-n", "s/^PPid:.//p", f"/proc/{stranger}/status"]
             wait_until(lambda: subprocess.run(parent, capture_output=True, text=True, check=True).stdout == "1\n")  # noqa: B023

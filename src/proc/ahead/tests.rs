@@ -7,7 +7,7 @@ use super::*;
 
 /// Children, and what else a caller might ask for: a stranger, a pid that nobody has.
 fn some_processes() -> (Vec<Running>, Vec<Pid>) {
-    let children: Vec<_> = (0..12).map(|_| Running::sibling()).collect();
+    let children: Vec<_> = (0..12).map(|_| Running::waiting()).collect();
     let mut pids: Vec<_> = children.iter().map(Running::pid).collect();
     pids.extend([me(), Pid::MAX]);
     (children, pids)

@@ -1,11 +1,20 @@
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::{Child, Command, Stdio};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use proptest::prelude::*;
 
 use super::*;
+
+/// Waits for what is sure to come, unless /proc does not show it here.
+fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < Duration::from_secs(60), "waited a minute for {what}");
+        std::thread::yield_now();
+    }
+}
 
 /// A child process, which runs until it is dropped.
 pub(in crate::proc) struct Running(Child);
@@ -26,9 +35,7 @@ impl Running {
             let call = fs::read_to_string(Path::new("/proc").join(tid).join("syscall")).unwrap_or_default();
             call.starts_with(&format!("{} 0x0 ", libc::SYS_read))
         };
-        while !threads().any(|thread| rests(&thread.unwrap().file_name())) {
-            std::thread::yield_now();
-        }
+        until("the child to wait", || threads().any(|thread| rests(&thread.unwrap().file_name())));
         child
     }
 
@@ -47,9 +54,8 @@ impl Running {
     /// Ends the process and leaves it a zombie.
     pub fn kill(&mut self) {
         self.0.kill().unwrap();
-        while !fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap().contains(") Z ") {
-            std::thread::yield_now();
-        }
+        let stat = format!("/proc/{}/stat", self.pid());
+        until("the child to die", || fs::read_to_string(&stat).unwrap().contains(") Z "));
     }
 
     /// Ends the process and removes it from the process table.
@@ -103,7 +109,7 @@ fn is_gone<T>(result: Result<T, Error>) -> bool {
 fn the_parent_and_its_children() {
     let parent = family().open(me()).unwrap();
     assert_eq!(read_all(&parent, c"cmdline").unwrap(), fs::read("/proc/self/cmdline").unwrap());
-    let child = Running::sibling();
+    let child = Running::waiting();
     let process = family().open(child.pid()).unwrap();
     let expected = fs::read(format!("/proc/{}/cmdline", child.pid())).unwrap();
     assert_eq!(read_all(&process, c"cmdline").unwrap(), expected);
@@ -264,7 +270,7 @@ fn what_a_process_calls_itself() {
     let process = family().hold(child.pid()).unwrap();
     let mut buffer = Buffer::default();
     // Until exec it is called as we are.
-    while process.title(&mut buffer).unwrap() != b"cat" {}
+    until("the exec", || process.title(&mut buffer).unwrap() == b"cat");
     child.kill();
     assert!(is_gone(process.title(&mut buffer)));
 }
