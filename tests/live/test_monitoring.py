@@ -198,6 +198,25 @@ def test_prometheus_takes_the_rules(monitored):
         wait_until(lambda: len(evaluate(port, condition)) == 2)
 
 
+def test_it_is_missed_while_only_the_exporters_are_up(monitored):
+    cluster, *_, port = monitored
+
+    def silent():
+        alerts = json.loads(get(port, "/api/v1/alerts"))["data"]["alerts"]
+        missing = [alert["labels"] for alert in alerts if alert["labels"]["alertname"] == "PgMeminfoMissing"]
+        # A machine that does not tell what is left is missed, too, but by its server.
+        return {labels["job"] for labels in missing if labels.keys() == {"alertname", "instance", "job", "severity"}}
+
+    wait_until(lambda: silent() == set())
+    with cluster.connect() as connection:
+        connection.execute("DROP EXTENSION pg_meminfo")
+        try:
+            wait_until(lambda: silent() == {"postgres_exporter", "sql_exporter"})
+        finally:
+            connection.execute("CREATE EXTENSION pg_meminfo")
+    wait_until(lambda: silent() == set())
+
+
 def test_the_alerts_come_when_they_should(tmp_path):
     for file in DOCS / "alerts.yml", ROOT / "tests/monitoring/alerts_test.yml":
         shutil.copy(file, tmp_path)
