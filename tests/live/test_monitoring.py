@@ -190,7 +190,7 @@ def test_prometheus_takes_the_rules(monitored):
         return group["rules"]
 
     wait_until(lambda: {rule["health"] for rule in rules()} == {"ok"})
-    assert len(rules()) == 6
+    assert len(rules()) == 7
     for rule in rules():
         assert set(re.findall(r"pg_meminfo\w+", rule["query"])) <= documented()
     # Both sides of the comparisons have the same labels, or there would be nothing to compare.
