@@ -225,21 +225,59 @@ def test_the_alerts_come_when_they_should(tmp_path):
         assert result.returncode == 0 and "SUCCESS" in result.stdout, result.stdout + result.stderr
 
 
+@contextlib.contextmanager
+def start_remote(cluster, port):
+    """Another cluster, which can be reached by TCP, too, but by the role of monitoring alone, with a password, and as printed; and whether that
+    takes TLS, as printed, where that can be had."""
+    secure = bool(shutil.which("openssl"))
+    with cluster.connect() as connection:
+        secure = secure and connection.execute("SHOW ssl_library").fetchone() != ("",)
+    [access] = re.findall(r"`(hostssl [^`]+)`", TEXT)
+    access = access.replace("ADDRESS", "127.0.0.1/32")
+    commands = [f"{cluster.programs}/initdb -D {{data}} -U postgres -A trust -E UTF8 --no-locale --no-sync"]
+    options = f"-c listen_addresses=127.0.0.1 -c port={port}"
+    if secure:
+        commands.append("openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=localhost -keyout {data}/server.key -out {data}/server.crt")
+        commands.append("chmod 600 {data}/server.key")
+        options += " -c ssl=on"
+    else:
+        access = access.replace("hostssl", "host")
+    commands.append(f"printf '%s\\n' 'local all all trust' '{access}' >{{data}}/pg_hba.conf")
+    # Its socket has the number of the port, and is asked for by the usual one.
+    script = f'ln -s .s.PGSQL.{port} remote_socket/.s.PGSQL.5432 && exec "$@" {options}'
+    with cluster.start_another("remote", ["sh", "-c", " && ".join(commands)], within=["sh", "-c", script, "sh"]) as remote:
+        yield remote, secure
+
+
 def test_many_servers_through_postgres_fdw():
-    """As printed, but for the places of the servers."""
-    with start_cluster() as alpha, start_cluster() as beta, alpha.connect() as connection, beta.connect() as there:
+    """As printed, but for the places of the servers, one of which is asked by its socket."""
+    port = free_port()
+    with contextlib.ExitStack() as stack:
+        # As a client it looks for certificates at home, which must not be closed to it, as root's is.
+        alpha = stack.enter_context(start_cluster(SERVER_WITHIN="env HOME=/nonexistent"))
+        beta, secure = stack.enter_context(start_remote(alpha, port))
+        connection, there = (stack.enter_context(one.connect()) for one in (alpha, beta))
         for one in connection, there:
             [role] = queries("A role")
             one.execute(role)
         *setup, query = queries("Many servers in one place")
+        [password] = set(re.findall(r"password '(\w+)'", "".join(setup)))
+        there.execute(f"ALTER ROLE monitor PASSWORD '{password}'")
+        with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+            psycopg.connect(host="127.0.0.1", port=port, dbname="postgres", user="monitor", password="wrong")
+        places = {"host 'alpha.example'": f"host '{alpha.host}'", "host 'beta.example'": f"host '127.0.0.1', port '{port}'"}
         try:
             for text in setup:
-                connection.execute(text.replace("alpha.example", str(alpha.host)).replace("beta.example", str(beta.host)))
+                for printed, place in places.items():
+                    text = text.replace(printed, place)
+                connection.execute(text)
         except psycopg.errors.FeatureNotSupported as error:
             pytest.skip(f"this server has no postgres_fdw: {error.diag.message_primary}")
         rows = connection.execute(query).fetchall()
         assert sorted(row[0] for row in rows) == ["alpha", "beta"]
         assert all(row[3] >= 5 for row in rows)
+        encrypted = "SELECT s.ssl FROM pg_stat_ssl s JOIN pg_stat_activity a USING (pid) WHERE a.usename = 'monitor' AND a.application_name = 'postgres_fdw'"
+        assert there.execute(encrypted).fetchall() == [(secure,)]
         postmasters = "SELECT pid FROM alpha.pg_meminfo WHERE backend_type = 'postmaster' UNION ALL SELECT pid FROM beta.pg_meminfo WHERE backend_type = 'postmaster'"
         assert connection.execute(postmasters).fetchall() == [(alpha.postmaster,), (beta.postmaster,)]
         types = "SELECT client_addr IS NULL, query_id IS NULL, private_estimate > 0 FROM beta.pg_meminfo WHERE pid = %s"
