@@ -39,10 +39,13 @@ def documented():
     return set(re.findall(r"`(pg_meminfo\w+)`", table))
 
 
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+def free_ports(count):
+    """Different ones, that nobody listens at, at this moment."""
+    with contextlib.ExitStack() as stack:
+        listeners = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for listener in listeners:
+            listener.bind(("127.0.0.1", 0))
+        return [listener.getsockname()[1] for listener in listeners]
 
 
 def get(port, path="/metrics", **parameters):
@@ -77,15 +80,16 @@ def let_in(cluster, connection):
 def monitored(tmp_path_factory):
     """A cluster, the two exporters and Prometheus with our files, and its port and that of postgres_exporter."""
     directory = tmp_path_factory.mktemp("monitored")
-    ports = {"9187": free_port(), "9237": free_port()}
-    own = free_port()
-    config = "global: {scrape_interval: 1s, evaluation_interval: 1s}\n" + (DOCS / "prometheus.yml").read_text()
-    for printed, port in ports.items():
-        config = config.replace(f"localhost:{printed}", f"127.0.0.1:{port}")
-    (directory / "prometheus.yml").write_text(config)
     shutil.copy(DOCS / "alerts.yml", directory)
     with contextlib.ExitStack() as stack:
         cluster = stack.enter_context(start_cluster())
+        *exporters, own = free_ports(3)
+        ports = dict(zip(("9187", "9237"), exporters))
+        # On a busy machine a scrape may take more than a second, and by default may not take longer than the interval.
+        config = "global: {scrape_interval: 3s, scrape_timeout: 3s, evaluation_interval: 1s}\n" + (DOCS / "prometheus.yml").read_text()
+        for printed, port in ports.items():
+            config = config.replace(f"localhost:{printed}", f"127.0.0.1:{port}")
+        (directory / "prometheus.yml").write_text(config)
         with cluster.connect() as connection:
             [role] = queries("A role")
             connection.execute(role)
@@ -168,7 +172,10 @@ def test_the_dashboard_shows_something(monitored):
     dashboard = json.loads((DOCS / "dashboard.json").read_text())
     expressions = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
     assert len(expressions) > 10
-    [instance] = {labels["instance"] for labels in series(port, 'pg_meminfo_processes{job="postgres_exporter"}')}
+    instances = set()
+    processes = 'pg_meminfo_processes{job="postgres_exporter"}'
+    wait_until(lambda: instances.update(labels["instance"] for labels in series(port, processes)) or instances)
+    [instance] = instances
     for expression in expressions:
         assert set(re.findall(r"pg_meminfo\w+", expression)) <= documented(), expression
 
@@ -251,10 +258,10 @@ def start_remote(cluster, port):
 
 def test_many_servers_through_postgres_fdw():
     """As printed, but for the places of the servers, one of which is asked by its socket."""
-    port = free_port()
     with contextlib.ExitStack() as stack:
         # As a client it looks for certificates at home, which must not be closed to it, as root's is.
         alpha = stack.enter_context(start_cluster(SERVER_WITHIN="env HOME=/nonexistent"))
+        [port] = free_ports(1)
         beta, secure = stack.enter_context(start_remote(alpha, port))
         connection, there = (stack.enter_context(one.connect()) for one in (alpha, beta))
         for one in connection, there:
