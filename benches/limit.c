@@ -87,8 +87,8 @@ static void *work(void *unused)
 			if (!strcmp(files[f], "private"))
 				bytes += read_private(directory, buffer, maps);
 			else if ((fd = openat(directory, files[f], O_RDONLY)) >= 0) {
-				/* The kernel prints a small file at once; smaps comes a page at a time. */
-				bytes += strncmp(files[f], "smaps", 5) ? read(fd, buffer, BUFFER) : read_all(fd, buffer);
+				/* The kernel prints a small file at once; maps and smaps come a page at a time. */
+				bytes += strstr(files[f], "maps") ? read_all(fd, buffer) : read(fd, buffer, BUFFER);
 				close(fd);
 			}
 		}

@@ -15,9 +15,11 @@ def milliseconds(times):
 
 
 def ratio(result, name):
-    """The median of each round's ratio to the bare read of the same files in that round."""
+    """The median of each round's ratio to the bare read of the same files in that round; of what reads no process's files, none."""
+    if name not in result["limits"]:
+        return ""
     limit = result["times"][result["limits"][name]]
-    return statistics.median(time / bare for time, bare in zip(result["times"][name], limit))
+    return f"{statistics.median(time / bare for time, bare in zip(result['times'][name], limit)):.2f}"
 
 
 def print_table(title, header, rows):
@@ -33,7 +35,7 @@ def print_comparison(result):
     rows = []
     for name, times in result["times"].items():
         lowest, highest = min(times) * 1000, max(times) * 1000
-        rows.append([name, f"{milliseconds(times):.1f}", f"{lowest:.1f}", f"{highest:.1f}", f"{ratio(result, name):.2f}"])
+        rows.append([name, f"{milliseconds(times):.1f}", f"{lowest:.1f}", f"{highest:.1f}", ratio(result, name)])
     print_table(
         f"{result['sessions']} idle sessions, {result['processes']} processes, {touched} ({settings})",
         ["", "median ms", "least", "most", "ratio to bare read"],

@@ -17,17 +17,21 @@ import psycopg
 
 STATUS = "status,stat,oom_score,oom_score_adj"
 
-# What is measured: its name, the files that it reads, the query, and with how many readers.
+# What is measured: its name, the files of each process that it reads, if any, the query, and with how many readers.
 FUNCTIONS = [
     ("get_all_smaps()", "smaps", "SELECT count(*) FROM get_all_smaps()", 1),
     ("get_all_smaps(), 2 readers", "smaps", "SELECT count(*) FROM get_all_smaps()", 2),
     ("pg_meminfo_smaps(pid)", "smaps", "SELECT count(*) FROM pg_stat_activity, pg_meminfo_smaps(pid)", 1),
+    ("pg_meminfo_mappings", "smaps", "SELECT count(*) FROM pg_meminfo_mappings", 1),
     ("smap_summary", "smaps", "SELECT count(*) FROM smap_summary", 1),
     ("pg_meminfo_rollup(pid)", "smaps_rollup", "SELECT count(*) FROM pg_stat_activity, pg_meminfo_rollup(pid)", 1),
     ("pg_meminfo_private(pid)", "private", "SELECT count(*) FROM pg_stat_activity, pg_meminfo_private(pid)", 1),
     ("pg_meminfo_cluster", "private", "SELECT * FROM pg_meminfo_cluster", 1),
+    ("pg_meminfo_segments", "maps", "SELECT * FROM pg_meminfo_segments", 1),
     ("pg_meminfo_processes()", STATUS, "SELECT count(*) FROM pg_meminfo_processes()", 1),
     ("pg_meminfo", STATUS, "SELECT count(*), sum(private_estimate), max(query) FROM pg_meminfo", 1),
+    ("pg_meminfo_host", None, "SELECT * FROM pg_meminfo_host", 1),
+    ("pg_meminfo_cgroups", None, "SELECT * FROM pg_meminfo_cgroups", 1),
     ("naive", "smaps", "SELECT count(*) FROM naive_smaps()", 1),
 ]
 
@@ -152,7 +156,7 @@ def main():
 
             functions = [function for function in FUNCTIONS if not options.growth or function[0] in GROWTH]
             measured = {}
-            for files in dict.fromkeys(files for _, files, _, _ in functions):
+            for files in dict.fromkeys(files for _, files, _, _ in functions if files):
                 measured[f"bare read of {files}"] = (files, read(files))
             measured["bare read of smaps, 2 threads"] = ("smaps", read("smaps", 2))
             for name, files, query, readers in functions:
@@ -172,7 +176,7 @@ def main():
                 "processes": len(pids()),
                 "touched": options.touch,
                 "settings": settings,
-                "limits": {name: f"bare read of {files}" for name, (files, _) in measured.items()},
+                "limits": {name: f"bare read of {files}" for name, (files, _) in measured.items() if files},
                 "times": times,
                 "cancel": [latency for latency in latencies if latency is not None],
             }
