@@ -19,6 +19,10 @@ CONTRACT_KEYS = [
     "THPeligible",
 ]  # fmt: skip
 
+# The same for pg_meminfo_rollup().
+ROLLUP_KEYS = [
+    "Rss", "Pss", "Pss_Dirty", "Pss_Anon", "Pss_File", "Pss_Shmem", *CONTRACT_KEYS[6:-1],
+]  # fmt: skip
 
 # The columns of pg_meminfo_smaps() that repeat what the kernel prints: all but the category.
 SMAPS_COLUMNS = """
@@ -85,6 +89,16 @@ def smaps_rows(text):
         row += [mapping["keys"].get("VmFlags")]
         rows.append(tuple(row))
     return rows
+
+
+def rollup_row(text):
+    """What pg_meminfo_rollup() returns for a process."""
+    [record] = parse(text)
+    row = []
+    for key in ROLLUP_KEYS:
+        kilobytes = number(record, key)
+        row.append(None if kilobytes is None else kilobytes * 1024)
+    return tuple(row)
 
 
 def summary_row(pid, text):

@@ -1,9 +1,10 @@
-"""What other kernels print, read through SQL: fixtures mounted over the smaps of a live session.
+"""What other kernels print, read through SQL: fixtures mounted over files of a live session.
 
 The cluster has mounts of its own, so the machine's /proc stays as it is.
 """
 
 import contextlib
+import re
 import subprocess
 
 import naive
@@ -17,30 +18,46 @@ KEYS = "Size:                  4 kB\nRss:                   4 kB\nVmFlags: rd wr
 
 @pytest.fixture(scope="module")
 def fake():
-    """A function that gives a session the smaps that it is told to."""
+    """A session whose smaps is what it is told to be."""
+    with faked("smaps") as fake:
+        yield fake
+
+
+@pytest.fixture(scope="module")
+def fake_rollup():
+    """The same with smaps_rollup."""
+    with faked("smaps_rollup") as fake:
+        yield fake
+
+
+@contextlib.contextmanager
+def faked(name):
+    """A session in a cluster of its own, of which one file is ours."""
     with start_cluster(within=in_mounts()) as cluster, cluster.connect() as session, cluster.connect() as reader:
-        target = f"/proc/{session.info.backend_pid}/smaps"
-        fixture = cluster.data / "fake_smaps"
+        target = f"/proc/{session.info.backend_pid}/{name}"
+        fixture = cluster.data / "fake"
         fixture.write_bytes(b"")
         fixture.chmod(0o644)
         subprocess.run(
             ["nsenter", "--target", str(cluster.postmaster), "--mount", "mount", "--bind", fixture, target], check=True
         )
-        yield Fake(reader, session.info.backend_pid, fixture)
+        yield Fake(reader, session.info.backend_pid, fixture, target)
 
 
 class Fake:
-    """A session whose smaps is a file of ours."""
+    """A session of which a file is ours."""
 
-    def __init__(self, reader, pid, fixture):
+    def __init__(self, reader, pid, fixture, target):
         self.reader = reader
         self.pid = pid
         self.fixture = fixture
+        self.target = target
 
     def query(self, text, query):
-        """What a query about the session returns, if that is its smaps."""
+        """What a query about the session returns, if that is in the file."""
         self.fixture.write_bytes(text if isinstance(text, bytes) else text.encode())
-        return self.reader.execute(query, [self.pid]).fetchall()
+        # Some queries are about all of the cluster.
+        return self.reader.execute(query, [self.pid] if "%s" in query else None).fetchall()
 
     def contract(self, text, columns="*"):
         return self.query(text, f"SELECT {columns} FROM get_all_smaps() WHERE pid = %s")
@@ -51,12 +68,15 @@ class Fake:
     def summary(self, text, columns="*"):
         return self.query(text, f"SELECT {columns} FROM smap_summary WHERE pid = %s")
 
+    def rollup(self, text, columns="*"):
+        return self.query(text, f"SELECT {columns} FROM pg_meminfo_rollup(%s)")
+
     @contextlib.contextmanager
     def refused(self, line):
         """The error for a file with a line that has no place in it. Afterwards the session still works."""
         with pytest.raises(psycopg.errors.DataCorrupted) as error:
             yield
-        assert error.value.diag.message_primary == f'could not parse file "/proc/{self.pid}/smaps"'
+        assert error.value.diag.message_primary == f'could not parse file "{self.target}"'
         assert error.value.diag.message_detail.startswith(f"Line {line} is neither a mapping nor")
         assert self.reader.execute("SELECT count(*) > 10 FROM pg_meminfo_smaps(pg_backend_pid())").fetchone() == (True,)
 
@@ -256,9 +276,10 @@ def test_an_empty_file(fake):
     assert assert_read(fake, b"") == 0
 
 
-@pytest.mark.parametrize(
-    "garbage", [b"\x00", b"\x7fELF\x02\x01\x01" + bytes(range(256)), b"\n", b"no colon here\n", b"Rss: 4 kB\n"]
-)
+GARBAGE = [b"\x00", b"\x7fELF\x02\x01\x01" + bytes(range(256)), b"\n", b"no colon here\n", b"Rss: 4 kB\n"]
+
+
+@pytest.mark.parametrize("garbage", GARBAGE)
 def test_garbage_is_refused(fake, garbage):
     for function in fake.contract, fake.smaps, fake.summary:
         with fake.refused(1):
@@ -272,3 +293,81 @@ def test_a_message_in_the_contract_is_of_the_process_that_has_it(fake):
     with fake.refused(1):
         fake.query(b"garbage\n", "SELECT * FROM get_all_smaps() WHERE pid <> %s")
     assert fake.query(b"garbage\n", "SELECT count(*) > 3 FROM smap_summary WHERE pid <> %s") == [(True,)]
+
+
+# The kernels from 4.14 on, and which columns of pg_meminfo_rollup() they leave empty.
+ROLLUPS = {
+    "linux-4.14": {"pss_dirty", "pss_anon", "pss_file", "pss_shmem", "ksm", "file_pmd_mapped"},
+    "linux-5.0": {"pss_dirty", "pss_anon", "pss_file", "pss_shmem", "ksm", "file_pmd_mapped"},
+    "linux-5.4": {"pss_dirty", "ksm"},
+    "linux-6.0": {"ksm"},
+    "linux-6.1": {"ksm"},
+    "linux-6.6": set(),
+}
+
+
+def rollup_of(kernel):
+    """What a kernel prints, with numbers that are those of the first mapping in its smaps."""
+    lines = smaps_of(kernel).decode().splitlines(keepends=True)
+    keys = [line.split(":")[0] for line in lines]
+    record = "00400000-7ffd3a803000 ---p 00000000 00:00 0                              [rollup]\n"
+    for key, line in zip(keys[1:keys.index("VmFlags")], lines[1:]):
+        if key not in ("Size", "KernelPageSize", "MMUPageSize", "THPeligible", "ProtectionKey"):
+            record += line
+        # The last of those that come before.
+        if key == ("Pss_Dirty" if "Pss_Dirty" in keys else "Pss") and "pss_anon" not in ROLLUPS[kernel]:
+            record += "Pss_Anon:            501 kB\nPss_File:            502 kB\nPss_Shmem:           503 kB\n"
+    return record
+
+
+@pytest.mark.parametrize("kernel", ROLLUPS)
+def test_rollups(fake_rollup, kernel):
+    text = rollup_of(kernel)
+    assert fake_rollup.rollup(text) == [naive.rollup_row(text.encode())]
+    [values] = fake_rollup.rollup(text)
+    names = [column.name for column in fake_rollup.reader.execute("SELECT * FROM pg_meminfo_rollup(0)").description]
+    assert {name for name, value in zip(names, values) if value is None} == ROLLUPS[kernel]
+    # No number is in two columns.
+    present = [value for value in values if value is not None]
+    assert len(set(present)) == len(present) and 0 not in present
+
+
+def test_a_rollup_of_zeros(fake_rollup):
+    """As 6.1-rc1 prints it: what the kernel says, and not what is missing."""
+    text = re.sub(r" +\d+ kB", "        0 kB", rollup_of("linux-6.1"))
+    assert fake_rollup.rollup(text) == [tuple(None if value is None else 0 for value in naive.rollup_row(text.encode()))]
+    assert fake_rollup.rollup(text, "rss, pss_anon, locked, ksm") == [(0, 0, 0, None)]
+
+
+def test_a_rollup_of_large_numbers(fake_rollup):
+    header = rollup_of("linux-6.6").splitlines()[0]
+    for kilobytes, int8 in [(2 * 2**30, 2 * 2**40), (2**53 - 1, 2**63 - 1024), (2**53, None), (2**64, None)]:
+        text = f"{header}\nRss: {kilobytes} kB\nPss: 4 kB\nSwap: 4\n"
+        assert fake_rollup.rollup(text, "rss, pss, swap") == [(int8, 4096, None)]
+
+
+def test_an_empty_rollup(fake_rollup):
+    """Nothing says that there is a row, but a header without keys does."""
+    assert fake_rollup.rollup("") == []
+    header = rollup_of("linux-6.6").splitlines(keepends=True)[0]
+    assert fake_rollup.rollup(header) == [(None,) * 22]
+
+
+def test_a_rollup_cut_at_every_byte(fake_rollup):
+    text = rollup_of("linux-4.14").encode()
+    for at in range(1, len(text) + 1):
+        part = text[:at]
+        if part.endswith(b"\n"):
+            assert fake_rollup.rollup(part) == [naive.rollup_row(part)]
+        else:
+            with fake_rollup.refused(part.count(b"\n") + 1):
+                fake_rollup.rollup(part)
+
+
+@pytest.mark.parametrize("garbage", GARBAGE)
+def test_a_rollup_of_garbage_is_refused(fake_rollup, garbage):
+    with fake_rollup.refused(1):
+        fake_rollup.rollup(garbage)
+    text = rollup_of("linux-6.6").encode()
+    with fake_rollup.refused(text.count(b"\n") + 1):
+        fake_rollup.rollup(text + garbage.replace(b"Rss", b"R s"))
