@@ -30,6 +30,13 @@ def fake_rollup():
         yield fake
 
 
+@pytest.fixture(scope="module")
+def fake_maps():
+    """The same with maps."""
+    with faked("maps") as fake:
+        yield fake
+
+
 @contextlib.contextmanager
 def faked(name):
     """A session in a cluster of its own, of which one file is ours."""
@@ -371,3 +378,42 @@ def test_a_rollup_of_garbage_is_refused(fake_rollup, garbage):
     text = rollup_of("linux-6.6").encode()
     with fake_rollup.refused(text.count(b"\n") + 1):
         fake_rollup.rollup(text + garbage.replace(b"Rss", b"R s"))
+
+
+# Not one of them has a place in maps: lines of smaps, the beginning of a line, its end, an address beyond 64 bits.
+NO_MAPS = [
+    *GARBAGE,
+    KEYS.encode(),
+    HEADER.encode(),
+    b"7f0000000000-7f0000001000 rw-p 00000000 00:00\n",
+    b"10000000000000000-10000000000001000 rw-p 00000000 00:00 0 \n",
+]
+
+
+@pytest.mark.parametrize("garbage", NO_MAPS)
+@pytest.mark.parametrize("function", ["pg_meminfo_private(%s)", "pg_meminfo_segments", "pg_meminfo_cluster"])
+def test_maps_of_garbage_are_refused(fake_maps, function, garbage):
+    """A mapping that is left out would make a sum too small."""
+    query = f"SELECT * FROM {function}"
+    for text in garbage, f"{HEADER}\n".encode() + garbage:
+        with pytest.raises(psycopg.errors.DataCorrupted) as error:
+            fake_maps.query(text, query)
+        assert error.value.diag.sqlstate == "XX001"
+        assert f'"{fake_maps.target}"' in error.value.diag.message_primary
+    # Of good maps, all of them make something in the same session.
+    assert fake_maps.query(f"{HEADER}\n", query)
+    assert fake_maps.query(f"{HEADER}\n", "SELECT category, mappings, virtual_size FROM pg_meminfo_private(%s)") == [("malloc", 1, 4096)]
+
+
+@pytest.mark.parametrize(
+    "range",
+    ["7f0000002000-7f0000001000", "7f0000001000-7f0000001000", "ffffffffffffffff-0", "7f0000001001-7f0000001002"],
+)
+def test_maps_that_make_no_sense(fake_maps, range):
+    """No kernel prints them; they cost nothing but themselves."""
+    before, after = HEADER, HEADER.replace("7f0000000", "7f0000001").replace("-7f0000001", "-7f0000002", 1)
+    text = f"{before}\n{range} rw-p 00000000 00:00 0 \n{after}\n{before}\n"
+    query = "SELECT sum(mappings)::int FROM pg_meminfo_private(%s)"
+    assert fake_maps.query(text, query) == [(4,)]
+    assert len(fake_maps.query(text, "SELECT * FROM pg_meminfo_cluster")) == 1
+    fake_maps.query(text, "SELECT * FROM pg_meminfo_segments")
