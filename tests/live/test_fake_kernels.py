@@ -37,6 +37,13 @@ def fake_maps():
         yield fake
 
 
+@pytest.fixture(scope="module")
+def fake_status():
+    """The same with status."""
+    with faked("status") as fake:
+        yield fake
+
+
 @contextlib.contextmanager
 def faked(name):
     """A session in a cluster of its own, of which one file is ours."""
@@ -417,3 +424,51 @@ def test_maps_that_make_no_sense(fake_maps, range):
     assert fake_maps.query(text, query) == [(4,)]
     assert len(fake_maps.query(text, "SELECT * FROM pg_meminfo_cluster")) == 1
     fake_maps.query(text, "SELECT * FROM pg_meminfo_segments")
+
+
+# Of a session, as 3.10 prints it.
+STATUS = """\
+Name:	postgres
+State:	S (sleeping)
+Tgid:	4242
+Ngid:	0
+Pid:	4242
+PPid:	4200
+TracerPid:	0
+Uid:	26	26	26	26
+Gid:	26	26	26	26
+FDSize:	64
+Groups:	26 
+VmPeak:	  234052 kB
+VmSize:	  234000 kB
+VmLck:	       1 kB
+VmPin:	       2 kB
+VmHWM:	    5804 kB
+VmRSS:	    5800 kB
+VmData:	     952 kB
+VmStk:	     132 kB
+VmExe:	    5720 kB
+VmLib:	   17676 kB
+VmPTE:	     180 kB
+VmSwap:	     140 kB
+Threads:	1
+SigQ:	0/7259
+Cpus_allowed:	ffff
+voluntary_ctxt_switches:	14
+nonvoluntary_ctxt_switches:	2
+"""
+
+
+def test_the_status_of_linux_3_10(fake_status):
+    """It does not tell anonymous memory from the rest, so the estimate is unknown; what the OOM killer compares is not."""
+    columns = "virtual_size, rss, peak_rss, locked, swap, page_tables, threads, rss_anon, rss_file, rss_shmem, hugetlb"
+    sizes = [1024 * kilobytes for kilobytes in (234000, 5800, 5804, 1, 140, 180)]
+    expected = (*sizes, 1, None, None, None, None)
+    assert fake_status.query(STATUS, f"SELECT {columns} FROM pg_meminfo_processes() WHERE pid = %s") == [expected]
+    query = f"SELECT {columns}, private_estimate, oom_charge, oom_score >= 0, backend_type FROM pg_meminfo WHERE pid = %s"
+    assert fake_status.query(STATUS, query) == [(*expected, None, 1024 * (5800 + 140 + 180), True, "client backend")]
+    # A kernel of 4.4 has huge pages in it, and the same is missing.
+    text = STATUS.replace("Threads", "HugetlbPages:	    2048 kB\nThreads")
+    assert fake_status.query(text, "SELECT hugetlb, rss_anon, private_estimate FROM pg_meminfo WHERE pid = %s") == [(2048 * 1024, None, None)]
+    query = "SELECT unreadable, private > 0, page_tables > 0, swap >= 140 * 1024, page_tables_saved >= 0 FROM pg_meminfo_cluster"
+    assert fake_status.query(STATUS, query) == [(0, True, True, True, True)]
