@@ -12,7 +12,7 @@ import time
 import psutil
 import psycopg
 import pytest
-from conftest import READERS, start_cluster, wait_until
+from conftest import READERS, start_cluster, wait_until, with_notices
 
 
 @contextlib.contextmanager
@@ -292,7 +292,8 @@ def test_a_zombie_gives_no_rows():
             assert pid in processes(connection)
             assert pid not in mapped(connection)
             wait_until(lambda: mapped(connection) == processes(connection) - {pid})
-            for query in "pg_meminfo_smaps(%s)", "smap_summary WHERE pid = %s":
-                assert connection.execute(f"SELECT count(*) FROM {query}", [pid]).fetchone() == (0,)
+            of_pid = [f"pg_meminfo_{function}(%s)" for function in ("smaps", "rollup", "private")]
+            for query in *of_pid, "smap_summary WHERE pid = %s", "pg_meminfo WHERE pid = %s":
+                assert with_notices(connection, f"SELECT count(*) FROM {query}", [pid]) == ([(0,)], []), query
         finally:
             os.kill(cluster.postmaster, signal.SIGCONT)
