@@ -54,10 +54,15 @@ def test_one_warning_a_statement_for_functions_of_a_pid(hidden):
         first = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'"
         [(pid,)] = connection.execute(first).fetchall()
         message = f"could not read the memory of process {pid}: permission denied"
-        for _ in range(2):
-            rows, notices = with_notices(connection, f"SELECT * FROM pg_meminfo_smaps({pid})")
-            assert rows == []
-            assert_warns(notices, message)
+        for function in "pg_meminfo_smaps", "pg_meminfo_rollup", "pg_meminfo_private":
+            for _ in range(2):
+                rows, notices = with_notices(connection, f"SELECT * FROM {function}({pid})")
+                assert rows == []
+                assert_warns(notices, message)
+            each = f"SELECT DISTINCT pid FROM pg_stat_activity, LATERAL {function}(pid) AS f"
+            rows, notices = with_notices(connection, each)
+            assert rows == [(connection.info.backend_pid,)]
+            assert len(notices) == 1
         rows, notices = with_notices(connection, "SELECT pid FROM smap_summary")
         assert rows == [(connection.info.backend_pid,)]
         assert len(notices) == 1
