@@ -40,6 +40,31 @@ def test_temp_file_limit(connection):
     assert works(connection)
 
 
+@pytest.mark.parametrize(("readers", "rounds"), [(1, 1000), (4, 300)])
+def test_errors_of_postgres_that_are_caught(connection, readers, rounds):
+    """They come from within our function, again and again in one statement, and nothing of them stays: Postgres has room for
+    five errors, and panics at the sixth."""
+    connection.execute(f"SET pg_meminfo.readers = {readers}")
+    connection.execute("SET work_mem = '64kB'")
+    connection.execute("SET temp_file_limit = '64kB'")
+    connection.execute(f"""
+        DO $$
+        BEGIN
+            FOR n IN 1..{rounds} LOOP
+                BEGIN
+                    PERFORM count(*) FROM get_all_smaps();
+                    RAISE EXCEPTION 'nothing failed in round %', n;
+                EXCEPTION WHEN configuration_limit_exceeded THEN
+                    NULL;
+                END;
+            END LOOP;
+        END
+        $$
+    """)
+    connection.execute("RESET temp_file_limit")
+    assert works(connection)
+
+
 def test_hot_standby(cluster):
     """It needs no write, and shows the processes that only a standby has."""
     backup = [cluster.programs / "pg_basebackup", "-h", cluster.host, "-p", "5432", "-U", "postgres", "-D", "{data}", "-R", "-c", "fast"]
