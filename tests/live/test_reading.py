@@ -166,6 +166,47 @@ def test_reading_stops_at_a_cancel(connection, tmp_path):
     assert left_open(lines) == set()
 
 
+def started(lines):
+    """How many threads were started."""
+    return sum(bool(re.match(r"clone3?\(.* = [1-9]\d*$", line)) for line in lines)
+
+
+def test_as_many_threads_as_readers(cluster, tmp_path):
+    """Not more than there are files, and also when calls have failed: what those have taken is given back."""
+    with cluster.connect("pg_meminfo.readers=4") as connection:
+        pid = connection.info.backend_pid
+
+        def threads(query):
+            with traced(pid, tmp_path, "clone", "clone3") as lines:
+                connection.execute(query)
+            return started(lines)
+
+        assert threads("SELECT count(*) FROM get_all_smaps()") == 4
+        assert threads("SELECT count(*) FROM pg_meminfo_segments") == 4
+        assert threads("SELECT count(*) FROM pg_meminfo_smaps(pg_backend_pid())") == 0
+        connection.execute("SET pg_meminfo.readers = 16")
+        before = len(processes(connection))
+        assert before - 2 <= threads("SELECT count(*) FROM get_all_smaps()") <= min(before + 2, 16)
+        connection.execute("SET pg_meminfo.readers = 1")
+        assert threads("SELECT count(*) FROM get_all_smaps()") == 0
+
+        connection.execute("SET pg_meminfo.readers = 4")
+        connection.execute("SET statement_timeout = '5ms'")
+        for _ in range(200):
+            with pytest.raises(psycopg.errors.QueryCanceled):
+                connection.execute(ENDLESS)
+        connection.execute("RESET statement_timeout")
+        assert threads("SELECT count(*) FROM get_all_smaps()") == 4
+
+
+def test_no_more_threads_than_there_are_descriptors_for(tmp_path):
+    """A third of what the session may open is for others than Postgres."""
+    with start_cluster("max_files_per_process = 100") as cluster, cluster.connect("pg_meminfo.readers=16") as connection:
+        with cluster.sessions(20), traced(connection.info.backend_pid, tmp_path, "clone", "clone3") as lines:
+            assert len(mapped(connection)) > 20
+        assert 1 < started(lines) < 16
+
+
 def test_reading_stops_at_statement_timeout(connection, tmp_path):
     for seconds in 0.3, 3, 30:
         with traced(connection.info.backend_pid, tmp_path) as lines:
