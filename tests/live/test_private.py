@@ -9,7 +9,7 @@ import threading
 
 import psycopg
 import pytest
-from conftest import in_mounts, preload, start_cluster, wait_until
+from conftest import in_mounts, preload, start_cluster, wait_until, with_notices
 from test_reading import traced
 
 PRIVATE = "SELECT category, mappings, virtual_size, private FROM pg_meminfo_private(%(pid)s) ORDER BY category"
@@ -334,3 +334,102 @@ def test_without_pagemap_there_are_only_sizes(tmp_path):
         query = "SELECT mappings > 0, virtual_size > 0, resident, private, swap FROM pg_meminfo_private(%s)"
         rows = connection.execute(query, [session.info.backend_pid]).fetchall()
         assert len(rows) > 3 and set(rows) == {(True, True, None, None, None)}
+
+
+# The release is what a file says, for those who ask by uname(2).
+RELEASE = """
+#define _GNU_SOURCE
+#include <stdio.h>
+#include <sys/syscall.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+int uname(struct utsname *names) {{
+    FILE *file = fopen("{}", "r");
+    int result = syscall(SYS_uname, names);
+    if (file) {{
+        if (fscanf(file, "%64s", names->release) != 1) result = -1;
+        fclose(file);
+    }}
+    return result;
+}}
+"""
+
+
+@pytest.mark.parametrize(("release", "tells"), [("3.10.0-1160.el7.x86_64", False), ("4.1.52", False), ("4.2.0-42-generic", True)])
+def test_before_linux_4_2_nobody_knows_what_is_private(tmp_path, release, tells):
+    """It is NULL, without a WARNING, for nothing is denied. What is resident and swapped is known."""
+    file = tmp_path / "osrelease"
+    file.write_text(f"{release}\n")
+    library = preload(tmp_path, RELEASE.format(file))
+    within = in_mounts(f"mount --bind {file} /proc/sys/kernel/osrelease")
+    with start_cluster(within=within, LD_PRELOAD=library) as cluster, cluster.connect() as connection, cluster.sessions(1) as [session]:
+        query = "SELECT resident > 0, swap >= 0, private IS NOT NULL FROM pg_meminfo_private(%s) WHERE category IN ('malloc', 'program')"
+        for pid in session.info.backend_pid, connection.info.backend_pid:
+            assert with_notices(connection, query, [pid]) == ([(True, True, tells)] * 2, [])
+        query = """
+            SELECT unreadable = CASE WHEN private IS NULL THEN processes ELSE 0 END, private IS NOT NULL, total IS NOT NULL,
+                   shared_memory_resident > 0, page_tables > 0, swap >= 0
+            FROM pg_meminfo_cluster
+        """
+        assert with_notices(connection, query) == ([(True, tells, tells, True, True, True)], [])
+
+
+# No kernel before 6.7 knows PAGEMAP_SCAN. Each session has memory that is large, or closed to all access.
+WITHOUT_SCAN = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#define MB (1024 * 1024L)
+int ioctl(int descriptor, unsigned long request, ...) {
+    static int (*real)(int, unsigned long, ...);
+    va_list rest;
+    void *argument;
+    if (_IOC_TYPE(request) == 'f' && _IOC_NR(request) == 16) { errno = ENOTTY; return -1; }
+    va_start(rest, request);
+    argument = va_arg(rest, void *);
+    va_end(rest);
+    if (!real) real = dlsym(RTLD_NEXT, "ioctl");
+    return real(descriptor, request, argument);
+}
+static char *get(long size, int protection) {
+    char *p = mmap(0, size, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED) return 0;
+    madvise(p, size, MADV_NOHUGEPAGE);
+    return p;
+}
+static void child(void) {
+    char *p = get(3 * 1024 * MB, PROT_READ | PROT_WRITE);
+    /* At both ends, and in between. */
+    if (p) { memset(p, 1, MB); memset(p + 1500 * MB, 1, 7 * MB); p[3 * 1024 * MB - 1] = 1; }
+    get(16 * 1024 * 1024 * MB, PROT_NONE);
+    p = get(3 * MB, PROT_READ | PROT_WRITE);
+    if (p) { memset(p, 1, MB); mprotect(p, 3 * MB, PROT_NONE); }
+}
+__attribute__((constructor)) static void start(void) { pthread_atfork(0, 0, child); }
+"""
+
+
+def test_before_linux_6_7_large_mappings_are_read_all_over(tmp_path):
+    """And what is closed to all access is taken to be empty, were it the 16 TiB of a reservation."""
+    with start_cluster("huge_pages = off", LD_PRELOAD=preload(tmp_path, WITHOUT_SCAN)) as cluster, cluster.connect() as connection:
+        with cluster.sessions(1) as [session]:
+            pid = session.info.backend_pid
+
+            def both():
+                found, expected = ({row[0]: row[1:] for row in connection.execute(query, {"pid": pid})} for query in (PRIVATE, SMAPS))
+                return found, expected, found.pop("other"), expected.pop("other")
+
+            def agree():
+                found, expected, other, other_expected = both()
+                # All that smaps has more is the megabyte that was written and then closed.
+                return found == expected and other == (*other_expected[:2], other_expected[2] - 2**20)
+
+            wait_until(agree)
+            found, _, other, _ = both()
+            assert found["malloc"][1] > 3 * 2**30 and found["malloc"][2] > 8 * 2**20
+            assert other[1] > 16 * 2**40
