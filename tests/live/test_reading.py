@@ -135,6 +135,31 @@ def pieces_read_after(lines, at):
 ENDLESS = "SELECT count(*) FROM (SELECT get_all_smaps() FROM generate_series(1, 10000)) AS s"
 
 
+@pytest.fixture(scope="module", params=["idle", pytest.param("gigabytes", marks=pytest.mark.long)])
+def scanned(request, cluster):
+    """A cluster to read; in the long tests one whose sessions have touched a GB of shared buffers each, so that a file takes long."""
+    if request.param == "idle":
+        yield cluster
+        return
+    with start_cluster("shared_buffers = 4500MB", "huge_pages = off", "max_wal_size = 10GB") as cluster:
+        with cluster.connect() as connection, cluster.sessions(20) as sessions:
+            # Less than a quarter of shared buffers, or a scan would stay in its ring buffer.
+            cluster.fill_shared_buffers(connection, "big", 1000)
+            for session in sessions:
+                session.execute("SELECT count(*) FROM big")
+            least = "SELECT min(rss_shmem) FROM pg_meminfo WHERE backend_type = 'client backend' AND pid = ANY (%s)"
+            [(touched,)] = connection.execute(least, [[session.info.backend_pid for session in sessions]]).fetchall()
+            assert touched > 900 * 2**20
+            yield cluster
+
+
+@pytest.fixture
+def scanner(scanned):
+    """A session in it."""
+    with scanned.connect() as connection:
+        yield connection
+
+
 def has_read(tmp_path):
     """Whether the trace shows that a few files have been read."""
     return (tmp_path / "strace").read_text().count('"smaps"') >= 5
@@ -151,16 +176,16 @@ def assert_stopped(lines, signal):
     assert sum((opened(lines) - before).values()) <= (1 if READERS == 1 else 2 * READERS + 1)
 
 
-def test_reading_stops_at_a_cancel(connection, tmp_path):
+def test_reading_stops_at_a_cancel(scanner, tmp_path):
     def cancel_when_reading():
         wait_until(lambda: has_read(tmp_path))
-        connection.cancel()
+        scanner.cancel()
 
-    with traced(connection.info.backend_pid, tmp_path) as lines:
+    with traced(scanner.info.backend_pid, tmp_path) as lines:
         canceller = threading.Thread(target=cancel_when_reading)
         canceller.start()
         with pytest.raises(psycopg.errors.QueryCanceled):
-            connection.execute(ENDLESS)
+            scanner.execute(ENDLESS)
         canceller.join()
     assert_stopped(lines, "SIGINT")
     assert left_open(lines) == set()
@@ -195,7 +220,13 @@ def test_as_many_threads_as_readers(cluster, tmp_path):
         for _ in range(200):
             with pytest.raises(psycopg.errors.QueryCanceled):
                 connection.execute(ENDLESS)
-        connection.execute("RESET statement_timeout")
+
+        def is_reset():
+            with contextlib.suppress(psycopg.errors.QueryCanceled):
+                connection.execute("RESET statement_timeout")
+                return True
+
+        wait_until(is_reset)
         assert threads("SELECT count(*) FROM get_all_smaps()") == 4
 
 
@@ -207,13 +238,13 @@ def test_no_more_threads_than_there_are_descriptors_for(tmp_path):
         assert 1 < started(lines) < 16
 
 
-def test_reading_stops_at_statement_timeout(connection, tmp_path):
+def test_reading_stops_at_statement_timeout(scanner, tmp_path):
     for seconds in 0.3, 3, 30:
-        with traced(connection.info.backend_pid, tmp_path) as lines:
-            connection.execute(f"SET statement_timeout = '{seconds}s'")
+        with traced(scanner.info.backend_pid, tmp_path) as lines:
+            scanner.execute(f"SET statement_timeout = '{seconds}s'")
             with pytest.raises(psycopg.errors.QueryCanceled):
-                connection.execute(ENDLESS)
-            connection.execute("RESET statement_timeout")
+                scanner.execute(ENDLESS)
+            scanner.execute("RESET statement_timeout")
         # On a busy machine the time can be over before the first file.
         if opened(lines):
             break
@@ -222,14 +253,14 @@ def test_reading_stops_at_statement_timeout(connection, tmp_path):
     assert left_open(lines) == set()
 
 
-def test_reading_stops_at_a_terminate(cluster, connection, tmp_path):
+def test_reading_stops_at_a_terminate(scanned, scanner, tmp_path):
     """The session ends in order. After a crash the postmaster would end all others, too."""
-    victim = cluster.connect()
+    victim = scanned.connect()
     pid = victim.info.backend_pid
 
     def terminate_when_reading():
         wait_until(lambda: has_read(tmp_path))
-        connection.execute("SELECT pg_terminate_backend(%s)", [pid])
+        scanner.execute("SELECT pg_terminate_backend(%s)", [pid])
 
     with traced(pid, tmp_path) as lines:
         terminator = threading.Thread(target=terminate_when_reading)
@@ -242,19 +273,19 @@ def test_reading_stops_at_a_terminate(cluster, connection, tmp_path):
     victim.close()
     assert_stopped(lines, "SIGTERM")
     assert lines[-1].startswith("+++ exited with 1 ")
-    assert connection.execute("SELECT 1").fetchone() == (1,)
+    assert scanner.execute("SELECT 1").fetchone() == (1,)
 
 
-def test_reading_stops_when_the_client_is_gone(cluster, connection):
-    client = cluster.connect()
+def test_reading_stops_when_the_client_is_gone(scanned, scanner):
+    client = scanned.connect()
     client.execute("SET client_connection_check_interval = '10ms'")
     pid = client.info.backend_pid
     client.pgconn.send_query(ENDLESS.encode())
     running = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s AND state = 'active'"
-    wait_until(lambda: connection.execute(running, [pid]).fetchone() == (1,))
+    wait_until(lambda: scanner.execute(running, [pid]).fetchone() == (1,))
     client.pgconn.finish()
     exists = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s"
-    wait_until(lambda: connection.execute(exists, [pid]).fetchone() == (0,))
+    wait_until(lambda: scanner.execute(exists, [pid]).fetchone() == (0,))
 
 
 @pytest.mark.parametrize("seconds", [10, pytest.param(300, marks=pytest.mark.long)])
