@@ -135,13 +135,13 @@ def pieces_read_after(lines, at):
 ENDLESS = "SELECT count(*) FROM (SELECT get_all_smaps() FROM generate_series(1, 10000)) AS s"
 
 
-@pytest.fixture(scope="module", params=["idle", pytest.param("gigabytes", marks=pytest.mark.long)])
+@pytest.fixture(scope="module", params=["idle", "gigabytes"])
 def scanned(request, cluster):
-    """A cluster to read; in the long tests one whose sessions have touched a GB of shared buffers each, so that a file takes long."""
+    """A cluster to read, and one whose sessions have touched a GB of shared buffers each, so that a file takes long."""
     if request.param == "idle":
         yield cluster
         return
-    with start_cluster("shared_buffers = 4500MB", "huge_pages = off", "max_wal_size = 10GB") as cluster:
+    with start_cluster("shared_buffers = 4500MB", "huge_pages = off", "max_wal_size = 10GB", "max_parallel_workers_per_gather = 0") as cluster:
         with cluster.connect() as connection, cluster.sessions(20) as sessions:
             # Less than a quarter of shared buffers, or a scan would stay in its ring buffer.
             cluster.fill_shared_buffers(connection, "big", 1000)
