@@ -230,6 +230,8 @@ fn unescaped(text: &[u8]) -> Vec<u8> {
     while let Some((&first, behind)) = rest.split_first() {
         let octal = (first == b'\\').then(|| behind.split_first_chunk::<3>()).flatten();
         let escaped = octal.and_then(|(digits, behind)| {
+            // from_str_radix would take a sign, too.
+            let digits = digits.iter().all(u8::is_ascii_digit).then_some(digits)?;
             let byte = u8::from_str_radix(str::from_utf8(digits).ok()?, 8).ok()?;
             Some((byte, behind))
         });

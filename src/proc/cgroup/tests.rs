@@ -224,6 +224,7 @@ fn names_of_any_kind() {
     assert_eq!(unescaped(b"\\"), b"\\");
     assert_eq!(unescaped(b"\\04"), b"\\04");
     assert_eq!(unescaped(b"\\999x"), b"\\999x");
+    assert_eq!(unescaped(b"\\+04x"), b"\\+04x");
 }
 
 #[test]
