@@ -140,6 +140,9 @@ fn is_library(file: &[u8]) -> bool {
     file.windows(3).enumerate().any(|(at, part)| part == b".so" && is_version(&file[at + 3..]))
 }
 
+#[cfg(any(test, feature = "oracle"))]
+pub mod naive;
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -102,6 +102,9 @@ pub fn decimal(digits: &[u8]) -> Option<u64> {
     })
 }
 
+#[cfg(any(test, feature = "oracle"))]
+pub mod naive;
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::{ProptestConfig, prop_assert_eq, proptest};
@@ -218,6 +221,13 @@ mod tests {
             "Pss:                   4 kB\n",
         ] {
             assert_eq!(kilobytes_of(&label, line.as_bytes().try_into().unwrap()), None, "{line:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_the_oracle(text in "[ \\n+-]?[0-9]{0,11}\n?|((oom_kill|anon|anon_|file) {0,2}[0-9]{0,21}[ \\n]?)*") {
+            naive::assert_agrees(text.as_bytes());
         }
     }
 

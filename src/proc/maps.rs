@@ -91,3 +91,51 @@ fn hexadecimal(text: &[u8], end: u8) -> Option<(&[u8], &[u8])> {
     let digits = text.iter().position(|byte| !byte.is_ascii_hexdigit())?;
     (digits > 0 && text[digits] == end).then(|| (&text[..digits], &text[digits + 1..]))
 }
+
+#[cfg(any(test, feature = "oracle"))]
+pub mod naive;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::{category, page_tables, segment};
+
+    /// All that is read off maps.
+    fn assert_agrees(text: &[u8]) {
+        super::naive::assert_agrees(text);
+        category::naive::assert_agrees(text);
+        page_tables::naive::assert_agrees(text);
+        segment::naive::assert_agrees(text);
+    }
+
+    #[test]
+    fn processes() {
+        assert_agrees(include_bytes!("../../tests/fixtures/linux-6.6.maps"));
+        assert_agrees(&std::fs::read("/proc/self/maps").unwrap());
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_the_oracle(
+            lines in prop::collection::vec(
+                "[0-9a-f]{1,17}-[0-9a-f]{1,17} [r-][w-][x-][ps] [0-9a-f]{8} 0[01]:1 [1-3]( {1,9}\\[?/?(SYSV|libLLVM|stack|\\.so|\\.1| |:|b)*( \\(deleted\\))?)?",
+                0..9,
+            ),
+            end in "\n?",
+        ) {
+            assert_agrees((lines.join("\n") + &end).as_bytes());
+        }
+
+        #[test]
+        fn agrees_on_ascending_addresses(gaps in prop::collection::vec((0..3u64 << 30, 1..3u64 << 30), 1..9)) {
+            let mut end = 0x7eff_0000_0000;
+            let line = |(gap, size)| {
+                let start = end + (gap & !0xfff);
+                end = start + (size | 0xfff) + 1;
+                format!("{start:x}-{end:x} rw-s 00000000 00:01 7 /dev/zero (deleted)\n")
+            };
+            assert_agrees(gaps.into_iter().map(line).collect::<String>().as_bytes());
+        }
+    }
+}

@@ -44,6 +44,9 @@ pub fn saved_by_huge_pages(status: &Status, besides_main: u64, main_segment: u64
     Some(status.page_tables?.saturating_sub(besides_main).min(all))
 }
 
+#[cfg(any(test, feature = "oracle"))]
+pub mod naive;
+
 #[cfg(test)]
 mod tests {
     use super::super::process::tests::Running;

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 
+use super::super::maps::naive::NaiveHeader;
 use super::{KEYS, Malformed, Mapping, Value, mappings};
 
 /// The tokenizer and the oracle say the same of every mapping, key and error of a text.
@@ -22,19 +23,7 @@ pub fn assert_agrees(text: &[u8]) {
 
 fn assert_same(ours: &Mapping<'_>, oracle: &NaiveMapping) {
     let latin1 = |bytes: &[u8]| bytes.iter().map(|&byte| byte as char).collect::<String>();
-    for (ours, oracle) in [
-        (ours.header.start, &oracle.start),
-        (ours.header.end, &oracle.end),
-        (ours.header.permissions, &oracle.permissions),
-        (ours.header.offset, &oracle.offset),
-        (ours.header.major, &oracle.major),
-        (ours.header.minor, &oracle.minor),
-        (ours.header.path, &oracle.path),
-    ] {
-        assert_eq!(&latin1(ours), oracle);
-    }
-    assert_eq!(ours.header.inode, oracle.inode.parse().ok());
-    assert_eq!(ours.header.byte_offset(), u64::from_str_radix(&oracle.offset, 16).ok());
+    oracle.header.assert_same(&ours.header);
     assert_eq!(
         ours.vm_flags().map(latin1),
         oracle.keys.get("VmFlags").map(|words| words.trim_matches([' ', '\t', '\r', '\x0c']).to_string())
@@ -52,14 +41,7 @@ fn assert_same(ours: &Mapping<'_>, oracle: &NaiveMapping) {
 /// A mapping, with its keys as text.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct NaiveMapping {
-    start: String,
-    end: String,
-    permissions: String,
-    offset: String,
-    major: String,
-    minor: String,
-    inode: String,
-    path: String,
+    header: NaiveHeader,
     keys: HashMap<String, String>,
 }
 
@@ -71,8 +53,8 @@ pub fn parse(text: &[u8]) -> Result<Vec<NaiveMapping>, usize> {
     for (index, line) in text.split_inclusive('\n').enumerate() {
         let bad = index + 1;
         let line = line.strip_suffix('\n').ok_or(bad)?;
-        if let Some(header) = parse_header(line) {
-            mappings.push(header);
+        if let Some(header) = NaiveHeader::parse(line) {
+            mappings.push(NaiveMapping { header, keys: HashMap::new() });
             continue;
         }
         let (key, value) = line.split_once(':').ok_or(bad)?;
@@ -83,36 +65,6 @@ pub fn parse(text: &[u8]) -> Result<Vec<NaiveMapping>, usize> {
         mapping.keys.insert(key.to_string(), value.to_string());
     }
     Ok(mappings)
-}
-
-fn parse_header(line: &str) -> Option<NaiveMapping> {
-    let mut parts = line.splitn(6, ' ');
-    let (start, end) = parts.next()?.split_once('-')?;
-    let permissions = parts.next()?;
-    let offset = parts.next()?;
-    let (major, minor) = parts.next()?.split_once(':')?;
-    let inode = parts.next()?;
-    let path = parts.next().unwrap_or("").trim_start_matches(' ');
-
-    let hexadecimal = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_hexdigit());
-    let decimal = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_digit());
-    if ![start, end, offset, major, minor].into_iter().all(hexadecimal)
-        || permissions.chars().count() != 4
-        || !decimal(inode)
-    {
-        return None;
-    }
-    Some(NaiveMapping {
-        start: start.into(),
-        end: end.into(),
-        permissions: permissions.into(),
-        offset: offset.into(),
-        major: major.into(),
-        minor: minor.into(),
-        inode: inode.into(),
-        path: path.into(),
-        keys: HashMap::new(),
-    })
 }
 
 /// A value read as a number: `None` without the key, `Some(None)` if it is not a 64-bit number with the unit that the
