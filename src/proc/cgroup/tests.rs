@@ -1,5 +1,6 @@
 //! Trees as systems have them: the two versions, both together, containers.
 
+use proptest::prelude::{prop, proptest};
 use tempfile::TempDir;
 
 use super::*;
@@ -332,5 +333,37 @@ fn our_own() {
     for cgroup in of_ourselves(Path::new("/")).unwrap().unwrap_or_default() {
         assert!(cgroup.path.starts_with(b"/"), "{cgroup:?}");
         assert!(cgroup.working_set() <= cgroup.usage);
+    }
+}
+
+#[test]
+fn systems_as_the_oracle_sees_them() {
+    macro_rules! fixture {
+        ($name:literal) => {
+            include_str!(concat!("../../../tests/fixtures/", $name))
+        };
+    }
+    for (cgroup, mountinfo, point) in [
+        (fixture!("linux-3.10.cgroup"), fixture!("linux-3.10.mountinfo"), "/mnt/with blank\\"),
+        (fixture!("linux-5.4.cgroup"), fixture!("linux-5.4.mountinfo"), "/sys/fs/cgroup/unified"),
+        (fixture!("linux-6.6.cgroup"), fixture!("linux-6.6.mountinfo"), "/sys/fs/cgroup"),
+    ] {
+        let (version, path) = membership(cgroup.as_bytes()).unwrap();
+        assert_eq!(Place::find(version, path, mountinfo.as_bytes()).unwrap().mount_point, Path::new(point));
+        naive::assert_agrees(format!("{cgroup}\n{mountinfo}").as_bytes());
+    }
+    naive::assert_agrees(fixture!("linux-6.6.memory_pressure").as_bytes());
+    naive::assert_agrees(fixture!("linux-3.10.memory_limit_in_bytes").as_bytes());
+}
+
+proptest! {
+    #[test]
+    fn agrees_with_the_oracle(
+        memberships in prop::collection::vec("[0-2]:(memory|cpu|,|:|):(/a|/b|/\\.\\.|/| )*\n", 1..4),
+        mounts in prop::collection::vec("3 2 0:9 (/a|/b|/|\\\\[0-9+]{1,4}){1,3} (/p|/q)/? rw (x |)- cgroup2? (c |)(rw|,|memory)*\n", 1..6),
+        rest in "(max|[0-9]{1,20}|some |full |total=|\n| )*",
+    ) {
+        naive::assert_agrees(format!("{}\n{}", memberships.concat(), mounts.concat()).as_bytes());
+        naive::assert_agrees(rest.as_bytes());
     }
 }
