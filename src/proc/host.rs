@@ -50,13 +50,18 @@ impl Host {
         let vmstat = proc.read("vmstat")?.unwrap_or_default();
         let overcommit_memory = proc.read("sys/vm/overcommit_memory")?.unwrap_or_default();
         let (dev_shm_size, dev_shm_available) = space(&root.join("dev/shm")).unzip();
-        let mut host = Host {
+        Ok(Host {
             oom_kills: kv::flat_keyed(&vmstat, b"oom_kill"),
             overcommit_memory: kv::signed(&overcommit_memory),
             dev_shm_size,
             dev_shm_available,
-            ..Host::default()
-        };
+            ..Host::parse(&meminfo)
+        })
+    }
+
+    /// Takes from a whole meminfo file what is known. Other keys and lines are skipped.
+    fn parse(meminfo: &[u8]) -> Self {
+        let mut host = Host::default();
         for line in meminfo.split(|&byte| byte == b'\n') {
             let Some((key, value)) = kv::key(line) else { continue };
             let bytes = || kv::kilobytes(value)?.checked_mul(1024);
@@ -74,7 +79,7 @@ impl Host {
                 _ => {}
             }
         }
-        Ok(host)
+        host
     }
 
     /// How much more memory we can have without swapping, and which of the cgroups we are in says so; none of them if it is the
@@ -108,6 +113,9 @@ fn space(path: &Path) -> Option<(u64, u64)> {
     let size = space.f_blocks.checked_mul(space.f_frsize).filter(|&size| size > 0)?;
     Some((size, space.f_bavail.checked_mul(space.f_frsize)?))
 }
+
+#[cfg(any(test, feature = "oracle"))]
+pub mod naive;
 
 #[cfg(test)]
 mod tests {
@@ -166,6 +174,13 @@ mod tests {
             dev_shm_available: None,
         };
         assert_eq!(host, expected);
+    }
+
+    #[test]
+    fn machines_as_the_oracle_sees_them() {
+        naive::assert_agrees(include_bytes!("../../tests/fixtures/linux-3.10.meminfo"));
+        naive::assert_agrees(include_bytes!("../../tests/fixtures/linux-6.6.meminfo"));
+        naive::assert_agrees(&std::fs::read("/proc/meminfo").unwrap());
     }
 
     #[test]

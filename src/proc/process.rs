@@ -119,10 +119,7 @@ impl Family {
         buffer.clear();
         let read = File::open(&path).and_then(|mut file| buffer.append(&mut file, &mut between));
         let children = match read.map_err(|source| Error::of(source, || path)) {
-            Ok(()) => {
-                let words = buffer.text().split(|&byte| byte == b' ');
-                words.filter_map(|word| Pid::try_from(kv::decimal(word)?).ok()).collect()
-            }
+            Ok(()) => children(buffer.text()),
             Err(Error::Failure(failure)) => return Err(failure),
             // Without the kernel's list, or a look at the parent's.
             Err(_) => self.search(between)?,
@@ -160,6 +157,11 @@ impl Family {
             Err(error) => Err(error),
         }
     }
+}
+
+/// The pids in the kernel's list of children.
+fn children(list: &[u8]) -> Vec<Pid> {
+    list.split(|&byte| byte == b' ').filter_map(|word| Pid::try_from(kv::decimal(word)?).ok()).collect()
 }
 
 /// Why a process cannot even be looked at. With the mount option hidepid=1, /proc denies that to who may not trace the process;

@@ -1,6 +1,7 @@
-//! The oracle: stat parsed the slow and obvious way, as text split into words.
+//! The oracle: stat, and a list of children, parsed the slow and obvious way, as text split into words.
 
-use super::{Error, Identity};
+use super::super::kv::naive::decimal;
+use super::{Error, Identity, Pid, children};
 
 /// The fast parser and this one say the same of a text.
 pub fn assert_agrees(stat: &[u8]) {
@@ -11,6 +12,13 @@ pub fn assert_agrees(stat: &[u8]) {
         Some(Err(error)) => panic!("{error:?}"),
     };
     assert_eq!(ours, parse(stat), "{}", stat.escape_ascii());
+}
+
+/// Both find the same pids in a list of children.
+pub fn assert_children_agree(list: &[u8]) {
+    let text: String = list.iter().map(|&byte| byte as char).collect();
+    let pids: Vec<Pid> = text.split(' ').filter_map(|word| decimal(word)?.to_string().parse().ok()).collect();
+    assert_eq!(children(list), pids);
 }
 
 /// Parent and start time; no value for a text of another form, and an error for a process that is gone.

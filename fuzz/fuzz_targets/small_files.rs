@@ -1,0 +1,12 @@
+//! The parsers of small files agree with their oracles on any bytes: meminfo, vmstat, files of one number, lists of children,
+//! the table of System V segments.
+#![no_main]
+
+use pg_meminfo::proc::{host, kv, process, segment};
+
+libfuzzer_sys::fuzz_target!(|text: &[u8]| {
+    host::naive::assert_agrees(text);
+    kv::naive::assert_agrees(text);
+    process::naive::assert_children_agree(text);
+    segment::naive::assert_table_agrees(text);
+});
