@@ -63,13 +63,17 @@ pub fn leader(pid: i32) -> Option<i32> {
     if process.is_null() {
         return None;
     }
-    // SAFETY: an entry of an array in shared memory, which is always there. Other processes write it, hence volatile.
-    let leader = unsafe { (&raw const (*process).lockGroupLeader).read_volatile() };
+    // SAFETY: an entry of an array in shared memory, which is always there.
+    let leader = unsafe { &raw const (*process).lockGroupLeader };
+    // SAFETY: as above. Other processes write it, hence volatile.
+    let leader = unsafe { leader.read_volatile() };
     if leader.is_null() {
         return None;
     }
+    // SAFETY: as above.
+    let leader = unsafe { &raw const (*leader).pid };
     // SAFETY: as above. It may be another process's by now, as it may be in pg_stat_activity.
-    let leader = unsafe { (&raw const (*leader).pid).read_volatile() };
+    let leader = unsafe { leader.read_volatile() };
     (leader != pid && leader != 0).then_some(leader)
 }
 

@@ -54,7 +54,9 @@ impl Call {
         let arguments = unsafe { &raw const (*self.fcinfo).args }.cast::<pg_sys::NullableDatum>();
         // SAFETY: the record is followed by as many arguments as it says. Not by way of a reference, which would end with the
         // record itself.
-        let argument = unsafe { arguments.add(nth).read() };
+        let argument = unsafe { arguments.add(nth) };
+        // SAFETY: as above.
+        let argument = unsafe { argument.read() };
         (!argument.isnull).then_some(argument.value.value() as i32)
     }
 }

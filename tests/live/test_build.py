@@ -3,6 +3,7 @@
 import json
 import pathlib
 import re
+import shutil
 import subprocess
 
 import pytest
@@ -48,6 +49,21 @@ def test_no_pg_config_is_said_in_a_sentence(tmp_path):
     result = make(tmp_path / "missing")
     assert result.returncode == 2
     assert "no PGXS found" in result.stderr
+
+
+def test_a_container_is_given_all_that_is_built_from(tmp_path):
+    """What .dockerignore lets through is a whole crate. Without a server's headers, its /proc side."""
+    ignored, *let_through = (ROOT / ".dockerignore").read_text().split()
+    assert ignored == "*"
+    for pattern in let_through:
+        for path in ROOT.glob(pattern.removeprefix("!")):
+            copy = shutil.copytree if path.is_dir() else shutil.copy
+            copy(path, tmp_path / path.name)
+    check = ["cargo", "check", "--quiet", "--locked", "--ignore-rust-version", "--lib", "--target-dir", tmp_path / "target"]
+    result = subprocess.run(check, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    made_from = {path.name for path in tmp_path.iterdir()}
+    assert {"Makefile", "pg_meminfo.control", f"pg_meminfo--{VERSION}.sql"} <= made_from
 
 
 def make(pg_config: pathlib.Path):
