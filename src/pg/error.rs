@@ -25,6 +25,8 @@ pub fn raise(code: PgSqlErrorCode, message: impl Into<Cow<'static, str>>, detail
 /// Raises the ERROR for a file that could not be read, with the SQLSTATE that errcode_for_file_access() would choose.
 #[track_caller]
 pub fn raise_file_access(path: &Path, source: &io::Error) -> ! {
+    // A data directory's name need not be valid in the database's encoding.
+    let path = path.as_os_str().as_bytes().escape_ascii();
     // The system's own texts are in the language and the encoding of lc_messages, which need not be the database's.
     let (code, reason) = match source.raw_os_error() {
         Some(libc::EACCES) => (PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, "Permission denied".to_string()),
@@ -37,10 +39,12 @@ pub fn raise_file_access(path: &Path, source: &io::Error) -> ! {
         Some(libc::EIO) => (PgSqlErrorCode::ERRCODE_IO_ERROR, "Input/output error".to_string()),
         Some(libc::EISDIR) => (PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE, "Is a directory".to_string()),
         Some(errno) => (PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, format!("operating system error {errno}")),
-        None => (PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, source.to_string()),
+        // It could be read, and made no sense.
+        None => {
+            let message = format!("could not parse file \"{path}\"");
+            raise(PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, message, Some(source.to_string()))
+        }
     };
-    // A data directory's name need not be valid in the database's encoding.
-    let path = path.as_os_str().as_bytes().escape_ascii();
     raise(code, format!("could not read file \"{path}\": {reason}"), None)
 }
 

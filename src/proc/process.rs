@@ -292,7 +292,7 @@ impl Process {
 
     /// The failure of a file that we cannot make sense of.
     pub(super) fn malformed(&self, name: &CStr) -> Error {
-        let source = io::Error::new(io::ErrorKind::InvalidData, "not in the form that proc(5) describes");
+        let source = io::Error::new(io::ErrorKind::InvalidData, "A line is not in the form that proc(5) describes.");
         Error::Failure(Failure { path: self.path(name), source })
     }
 
