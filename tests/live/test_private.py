@@ -83,7 +83,8 @@ def test_a_sort_is_private_memory_while_it_lasts(cluster, connection):
         session.execute("BEGIN; DECLARE c CURSOR FOR SELECT repeat(n::text, 20) AS t FROM generate_series(1, 1300000) AS n ORDER BY t")
         session.execute("FETCH 1 FROM c")
         [(used,)] = session.execute("SELECT sum(total_bytes)::bigint FROM pg_backend_memory_contexts").fetchall()
-        assert malloc_of(connection, session) - before > 0.9 * (used - 5_000_000) > 200_000_000
+        # The array of the tuples is not filled to its end.
+        assert malloc_of(connection, session) - before > 0.8 * (used - 5_000_000) > 200_000_000
         assert 200_000_000 < estimate() - estimate_before < 400_000_000
         session.execute("COMMIT")
         assert malloc_of(connection, session) - before < 10_000_000
