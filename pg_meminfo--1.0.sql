@@ -608,7 +608,7 @@ Sizes are in bytes. What the kernel does not tell is NULL. A sum is NULL, not to
 WARNING then counts the processes that are denied.
 
 processes (number): processes of the cluster
-unreadable (number): those among them whose private memory cannot be told; if there are any, private and total are NULL, and where /proc shows nothing of them, all other sums but shared_memory_resident, too
+unreadable (number): those among them whose private memory cannot be told; if there are any, private and total are NULL; where their maps are denied, also dynamic_shared_memory and page_tables_saved; where /proc shows nothing of them, also page_tables and swap
 private (bytes): in RAM, in private mappings, and mapped by no other process (pagemap, Linux 4.2)
 shared_memory (bytes): size of the main shared memory segment, where shared_buffers are
 shared_memory_resident (bytes): in RAM of it, whoever has touched it (mincore); on huge pages all of it
@@ -633,7 +633,7 @@ COMMENT ON VIEW pg_meminfo_cluster IS
 'The whole cluster in one row that adds up: pg_meminfo_cluster(). Costs a millisecond a process, and 25 ms for each GB of the main
 segment: for polling each minute, not each second.';
 COMMENT ON COLUMN pg_meminfo_cluster.processes IS 'number: processes of the cluster';
-COMMENT ON COLUMN pg_meminfo_cluster.unreadable IS 'number: those among them whose private memory cannot be told; if there are any, private and total are NULL, and where /proc shows nothing of them, all other sums but shared_memory_resident, too';
+COMMENT ON COLUMN pg_meminfo_cluster.unreadable IS 'number: those among them whose private memory cannot be told; if there are any, private and total are NULL; where their maps are denied, also dynamic_shared_memory and page_tables_saved; where /proc shows nothing of them, also page_tables and swap';
 COMMENT ON COLUMN pg_meminfo_cluster.private IS 'bytes: in RAM, in private mappings, and mapped by no other process (pagemap, Linux 4.2)';
 COMMENT ON COLUMN pg_meminfo_cluster.shared_memory IS 'bytes: size of the main shared memory segment, where shared_buffers are';
 COMMENT ON COLUMN pg_meminfo_cluster.shared_memory_resident IS 'bytes: in RAM of it, whoever has touched it (mincore); on huge pages all of it';

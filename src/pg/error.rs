@@ -25,8 +25,8 @@ pub fn raise(code: PgSqlErrorCode, message: impl Into<Cow<'static, str>>, detail
 /// Raises the ERROR for a file that could not be read, with the SQLSTATE that errcode_for_file_access() would choose.
 #[track_caller]
 pub fn raise_file_access(path: &Path, source: &io::Error) -> ! {
-    // A data directory's name need not be valid in the database's encoding.
-    let path = path.as_os_str().as_bytes().escape_ascii();
+    // A data directory's name need not be valid in the database's encoding, and what is valid there need not be UTF-8.
+    let path = path.as_os_str().as_bytes().escape_ascii().to_string();
     // The system's own texts are in the language and the encoding of lc_messages, which need not be the database's.
     let (code, reason) = match source.raw_os_error() {
         Some(libc::EACCES) => (PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, "Permission denied".to_string()),
@@ -39,13 +39,18 @@ pub fn raise_file_access(path: &Path, source: &io::Error) -> ! {
         Some(libc::EIO) => (PgSqlErrorCode::ERRCODE_IO_ERROR, "Input/output error".to_string()),
         Some(libc::EISDIR) => (PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE, "Is a directory".to_string()),
         Some(errno) => (PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, format!("operating system error {errno}")),
-        // It could be read, and made no sense.
-        None => {
-            let message = format!("could not parse file \"{path}\"");
-            raise(PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, message, Some(source.to_string()))
+        None if source.kind() == io::ErrorKind::OutOfMemory => {
+            (PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY, "Cannot allocate memory".to_string())
         }
+        None => raise_malformed(&path, source),
     };
     raise(code, format!("could not read file \"{path}\": {reason}"), None)
+}
+
+/// Raises the ERROR for a file that could be read, and made no sense.
+pub fn raise_malformed(path: &str, detail: &impl ToString) -> ! {
+    let message = format!("could not parse file \"{path}\"");
+    raise(PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, message, Some(detail.to_string()))
 }
 
 /// Makes room for so many more elements, or raises the ERROR for a lack of memory; a `Vec` alone would abort, and the whole

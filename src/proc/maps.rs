@@ -119,7 +119,10 @@ mod tests {
         #[test]
         fn agrees_with_the_oracle(
             lines in prop::collection::vec(
-                "[0-9a-f]{1,17}-[0-9a-f]{1,17} [r-][w-][x-][ps] [0-9a-f]{8} 0[01]:1 [1-3]( {1,9}\\[?/?(SYSV|libLLVM|stack|\\.so|\\.1| |:|b)*( \\(deleted\\))?)?",
+                concat!(
+                    "[0-9a-f]{1,17}-[0-9a-f]{1,17} [r-][w-][x-][ps] [0-9a-f]{8} 0[01]:1 [1-3]",
+                    "( {1,9}\\[?/?(SYSV|libLLVM|stack|\\.so|\\.1| |:|b)*( \\(deleted\\))?)?",
+                ),
                 0..9,
             ),
             end in "\n?",

@@ -23,6 +23,9 @@ use memchr::memrchr;
 
 use super::kv;
 
+/// What is wrong with a file that we cannot make sense of.
+pub const MALFORMED: &str = "A line is not in the form that proc(5) describes.";
+
 /// A kernel process identifier.
 pub type Pid = i32;
 
@@ -292,7 +295,7 @@ impl Process {
 
     /// The failure of a file that we cannot make sense of.
     pub(super) fn malformed(&self, name: &CStr) -> Error {
-        let source = io::Error::new(io::ErrorKind::InvalidData, "A line is not in the form that proc(5) describes.");
+        let source = io::Error::new(io::ErrorKind::InvalidData, MALFORMED);
         Error::Failure(Failure { path: self.path(name), source })
     }
 

@@ -113,9 +113,11 @@ impl Segment {
         } else if self.name.starts_with(b"/SYSV") {
             match fs::read(SYSTEM_V) {
                 Ok(table) => Ok(self.inode.map_or(Residency::Unknown, |id| resident_of_system_v(&table, id))),
-                // The kernel is built without.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Residency::Unknown),
-                Err(error) => Err(error),
+                // The kernel is built without, or denies it.
+                Err(error) => match error.kind() {
+                    io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => Ok(Residency::Unknown),
+                    _ => Err(error),
+                },
             }
         } else if self.name.ends_with(b" (deleted)") {
             // Nothing leads to it but the mappings of those who are attached.

@@ -97,9 +97,7 @@ fn cluster(call: &Call) {
     rows.int8(if is_huge == Some(true) { Some(0) } else { saved.0 });
     rows.end_row();
     // A kernel that does not tell what is private denies nothing.
-    if tells_private {
-        warn_of_denied(unreadable);
-    }
+    warn_of_denied(if tells_private { unreadable } else { without_maps });
 }
 
 /// A sum of numbers each of which may be unknown, and then it is.

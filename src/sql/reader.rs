@@ -3,8 +3,6 @@
 use std::collections::BTreeMap;
 use std::ffi::CStr;
 
-use pgrx_pg_sys::errcodes::PgSqlErrorCode;
-
 use crate::pg::backends::{self, Backend};
 use crate::pg::{descriptors, error, interrupts, settings};
 use crate::proc::ahead::{self, Text};
@@ -108,8 +106,7 @@ pub fn warn_of_denied(processes: usize) {
 
 /// Raises the ERROR for a text that is not of its file's form.
 pub fn raise_malformed(text: &Text<'_>, detail: &impl ToString) -> ! {
-    let message = format!("could not parse file \"{}\"", text.path.display());
-    error::raise(PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, message, Some(detail.to_string()))
+    error::raise_malformed(&text.path.to_string_lossy(), detail)
 }
 
 /// Raises the ERROR for a file that could not be read.

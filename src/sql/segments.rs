@@ -6,7 +6,7 @@ use crate::pg::fmgr::{Call, sql_function};
 use crate::pg::srf::{Column, ResultSet};
 use crate::pg::{backends, interrupts};
 use crate::proc::category::Landmarks;
-use crate::proc::process::Pid;
+use crate::proc::process::{MALFORMED, Pid};
 use crate::proc::segment::{self, Residency, Segment};
 
 use super::landmarks;
@@ -62,7 +62,7 @@ pub fn find(reader: &mut Reader, landmarks: &Landmarks, mut attached: impl FnMut
     reader.read_each(&pids, c"maps", |pid, text| {
         attached(pid);
         if segment::collect(&mut segments, pid, text.bytes, landmarks).is_none() {
-            raise_malformed(&text, &"A line is not in the form that proc(5) describes.");
+            raise_malformed(&text, &MALFORMED);
         }
     });
     segments

@@ -337,7 +337,7 @@ def test_without_pagemap_there_are_only_sizes(tmp_path):
         assert len(rows) > 3 and set(rows) == {(True, True, None, None, None)}
 
 
-# The release is what a file says, for those who ask by uname(2).
+# The release is what a file says.
 RELEASE = """
 #define _GNU_SOURCE
 #include <stdio.h>
@@ -361,9 +361,7 @@ def test_before_linux_4_2_nobody_knows_what_is_private(tmp_path, release, tells)
     """It is NULL, without a WARNING, for nothing is denied. What is resident and swapped is known."""
     file = tmp_path / "osrelease"
     file.write_text(f"{release}\n")
-    library = preload(tmp_path, RELEASE.format(file))
-    within = in_mounts(f"mount --bind {file} /proc/sys/kernel/osrelease")
-    with start_cluster(within=within, LD_PRELOAD=library) as cluster, cluster.connect() as connection, cluster.sessions(1) as [session]:
+    with start_cluster(LD_PRELOAD=preload(tmp_path, RELEASE.format(file))) as cluster, cluster.connect() as connection, cluster.sessions(1) as [session]:
         query = "SELECT resident > 0, swap >= 0, private IS NOT NULL FROM pg_meminfo_private(%s) WHERE category IN ('malloc', 'program')"
         for pid in session.info.backend_pid, connection.info.backend_pid:
             assert with_notices(connection, query, [pid]) == ([(True, True, tells)] * 2, [])

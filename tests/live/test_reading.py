@@ -139,8 +139,11 @@ ENDLESS = "SELECT count(*) FROM (SELECT get_all_smaps() FROM generate_series(1, 
 def scanned(request, cluster):
     """A cluster to read, and one whose sessions have touched a GB of shared buffers each, so that a file takes long."""
     if request.param == "idle":
-        yield cluster
+        with cluster.sessions(20):
+            yield cluster
         return
+    if psutil.virtual_memory().available < 6 * 2**30 or psutil.disk_usage(cluster.data).free < 4 * 2**30:
+        pytest.skip("there are less than 6 GB of memory or 4 GB of disk")
     with start_cluster("shared_buffers = 4500MB", "huge_pages = off", "max_wal_size = 10GB", "max_parallel_workers_per_gather = 0") as cluster:
         with cluster.connect() as connection, cluster.sessions(20) as sessions:
             # Less than a quarter of shared buffers, or a scan would stay in its ring buffer.
@@ -160,6 +163,17 @@ def scanner(scanned):
         yield connection
 
 
+def reset_timeout(connection):
+    """Until then it is in force, and on a busy machine this too may take as long."""
+
+    def is_reset():
+        with contextlib.suppress(psycopg.errors.QueryCanceled):
+            connection.execute("RESET statement_timeout")
+            return True
+
+    wait_until(is_reset)
+
+
 def has_read(tmp_path):
     """Whether the trace shows that a few files have been read."""
     return (tmp_path / "strace").read_text().count('"smaps"') >= 5
@@ -167,13 +181,13 @@ def has_read(tmp_path):
 
 def assert_stopped(lines, signal):
     """The signal came while files were read, and after it at most one more piece of one was; with threads, at most what there are
-    buffers for, two for each and the one that is being parsed."""
+    buffers for, two for each."""
     at = next(number for number, line in enumerate(lines) if line.startswith(f"--- {signal}"))
     before = opened(lines[:at])
     assert sum(before.values()) > 0
     if READERS == 1:
         assert pieces_read_after(lines, at) <= 1
-    assert sum((opened(lines) - before).values()) <= (1 if READERS == 1 else 2 * READERS + 1)
+    assert sum((opened(lines) - before).values()) <= (1 if READERS == 1 else 2 * READERS)
 
 
 def test_reading_stops_at_a_cancel(scanner, tmp_path):
@@ -220,13 +234,7 @@ def test_as_many_threads_as_readers(cluster, tmp_path):
         for _ in range(200):
             with pytest.raises(psycopg.errors.QueryCanceled):
                 connection.execute(ENDLESS)
-
-        def is_reset():
-            with contextlib.suppress(psycopg.errors.QueryCanceled):
-                connection.execute("RESET statement_timeout")
-                return True
-
-        wait_until(is_reset)
+        reset_timeout(connection)
         assert threads("SELECT count(*) FROM get_all_smaps()") == 4
 
 
@@ -244,7 +252,7 @@ def test_reading_stops_at_statement_timeout(scanner, tmp_path):
             scanner.execute(f"SET statement_timeout = '{seconds}s'")
             with pytest.raises(psycopg.errors.QueryCanceled):
                 scanner.execute(ENDLESS)
-            scanner.execute("RESET statement_timeout")
+            reset_timeout(scanner)
         # On a busy machine the time can be over before the first file.
         if opened(lines):
             break

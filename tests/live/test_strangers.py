@@ -72,7 +72,10 @@ def test_a_postmaster_that_is_pid_1_and_has_inherited_strangers(cluster):
         for user in cluster.as_owner, []:
             subprocess.run([*enter, *user, "sh", "-c", "exec sleep 1000 & exit"], check=True)
         children = [*enter, "sh", "-c", "grep -l '^Name:.sleep$' /proc/[0-9]*/status | cut -d/ -f3"]
-        found = lambda: subprocess.run(children, capture_output=True, text=True, check=True).stdout.split()  # noqa: E731
+
+        def found():
+            return subprocess.run(children, capture_output=True, text=True, check=True).stdout.split()
+
         wait_until(lambda: len(found()) == 2)
         strangers = [int(pid) for pid in found()]
         for stranger in strangers:
