@@ -669,7 +669,7 @@ LANGUAGE C VOLATILE PARALLEL RESTRICTED COST 1000 ROWS 1;
 
 COMMENT ON FUNCTION pg_meminfo_host() IS
 'The machine around: its memory, and how much of it is left for the cluster. From
-/proc/meminfo, /proc/vmstat, /proc/sys/vm/overcommit_memory, /dev/shm, and the cgroups. Costs half a millisecond.
+/proc/meminfo, /proc/vmstat, /proc/sys/vm/overcommit_memory, /dev/shm, and the cgroups. Costs a millisecond.
 Sizes are in bytes. What the kernel does not print is NULL.
 
 memory_total (bytes): RAM (MemTotal)
@@ -699,7 +699,7 @@ CREATE VIEW pg_meminfo_host AS
 GRANT SELECT ON pg_meminfo_host TO PUBLIC;
 
 COMMENT ON VIEW pg_meminfo_host IS
-'The machine around, its memory and how much of it is left: pg_meminfo_host(). Costs half a millisecond.';
+'The machine around, its memory and how much of it is left: pg_meminfo_host(). Costs a millisecond.';
 COMMENT ON COLUMN pg_meminfo_host.memory_total IS 'bytes: RAM (MemTotal)';
 COMMENT ON COLUMN pg_meminfo_host.memory_available IS 'bytes: what could be had without swapping (MemAvailable, Linux 3.14)';
 COMMENT ON COLUMN pg_meminfo_host.swap_total IS 'bytes: swap (SwapTotal)';
