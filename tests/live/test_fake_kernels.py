@@ -16,34 +16,6 @@ HEADER = "7f0000000000-7f0000001000 rw-p 00000000 00:00 0 "
 KEYS = "Size:                  4 kB\nRss:                   4 kB\nVmFlags: rd wr mr \n"
 
 
-@pytest.fixture(scope="module")
-def fake():
-    """A session whose smaps is what it is told to be."""
-    with faked("smaps") as fake:
-        yield fake
-
-
-@pytest.fixture(scope="module")
-def fake_rollup():
-    """The same with smaps_rollup."""
-    with faked("smaps_rollup") as fake:
-        yield fake
-
-
-@pytest.fixture(scope="module")
-def fake_maps():
-    """The same with maps."""
-    with faked("maps") as fake:
-        yield fake
-
-
-@pytest.fixture(scope="module")
-def fake_status():
-    """The same with status."""
-    with faked("status") as fake:
-        yield fake
-
-
 @contextlib.contextmanager
 def faked(name):
     """A session in a cluster of its own, of which one file is ours."""
@@ -56,6 +28,20 @@ def faked(name):
             ["nsenter", "--target", str(cluster.postmaster), "--mount", "mount", "--bind", fixture, target], check=True
         )
         yield Fake(reader, session.info.backend_pid, fixture, target)
+
+
+def fixture_of(name):
+    """A session for all tests of it here, with one file of which each says what is in it."""
+
+    @pytest.fixture(scope="module")
+    def fixture():
+        with faked(name) as fake:
+            yield fake
+
+    return fixture
+
+
+fake, fake_rollup, fake_maps, fake_status = map(fixture_of, ["smaps", "smaps_rollup", "maps", "status"])
 
 
 class Fake:
