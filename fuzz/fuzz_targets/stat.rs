@@ -1,4 +1,4 @@
 //! The parser of stat agrees with its oracle on any bytes.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|text: &[u8]| pg_meminfo::proc::process::naive::assert_agrees(text));
+libfuzzer_sys::fuzz_target!(|text: &[u8]| pg_meminfo::proc::identity::naive::assert_agrees(text));

@@ -5,7 +5,7 @@ use core::ptr;
 
 use pgrx_pg_sys as pg_sys;
 
-use super::version::local_beentry;
+use super::compat::local_beentry;
 
 /// The pid of the postmaster. In single-user mode, which has none, our own.
 pub fn postmaster_pid() -> i32 {
@@ -77,7 +77,7 @@ pub fn leader(pid: i32) -> Option<i32> {
     (leader != pid && leader != 0).then_some(leader)
 }
 
-/// What the logger of this cluster calls itself. Majors differ in the last word.
+/// The title of this cluster's logger. Majors differ in the last word.
 pub fn logger_title() -> Vec<u8> {
     // SAFETY: reads a setting that is fixed at server start.
     let cluster_name = unsafe { pg_sys::cluster_name };

@@ -16,9 +16,9 @@ pub fn storable<'a>(bytes: &'a [u8], scratch: &'a mut Vec<u8>) -> &'a [u8] {
     loop {
         let (valid, invalid) = rest.split_at(valid_prefix(rest));
         scratch.extend_from_slice(valid);
-        let Some((byte, behind)) = invalid.split_first() else { return scratch };
+        let Some((byte, after)) = invalid.split_first() else { return scratch };
         scratch.extend_from_slice(format!("\\x{byte:02x}").as_bytes());
-        rest = behind;
+        rest = after;
     }
 }
 

@@ -25,8 +25,7 @@ pub fn raise(code: PgSqlErrorCode, message: impl Into<Cow<'static, str>>, detail
 /// Raises the ERROR for a file that could not be read, with the SQLSTATE that errcode_for_file_access() would choose.
 #[track_caller]
 pub fn raise_file_access(path: &Path, source: &io::Error) -> ! {
-    // A data directory's name need not be valid in the database's encoding, and what is valid there need not be UTF-8.
-    let path = path.as_os_str().as_bytes().escape_ascii().to_string();
+    let path = storable(path);
     // The system's own texts are in the language and the encoding of lc_messages, which need not be the database's.
     let (code, reason) = match source.raw_os_error() {
         Some(libc::EACCES) => (PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, "Permission denied".to_string()),
@@ -42,15 +41,22 @@ pub fn raise_file_access(path: &Path, source: &io::Error) -> ! {
         None if source.kind() == io::ErrorKind::OutOfMemory => {
             (PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY, "Cannot allocate memory".to_string())
         }
-        None => raise_malformed(&path, source),
+        None => (PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, source.to_string()),
     };
     raise(code, format!("could not read file \"{path}\": {reason}"), None)
 }
 
 /// Raises the ERROR for a file that could be read, and made no sense.
-pub fn raise_malformed(path: &str, detail: &impl ToString) -> ! {
-    let message = format!("could not parse file \"{path}\"");
+#[track_caller]
+pub fn raise_malformed(path: &Path, detail: &impl ToString) -> ! {
+    let message = format!("could not parse file \"{}\"", storable(path));
     raise(PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, message, Some(detail.to_string()))
+}
+
+/// A path for a message. A data directory's name need not be valid in the database's encoding, and what is valid there need not
+/// be UTF-8.
+fn storable(path: &Path) -> String {
+    path.as_os_str().as_bytes().escape_ascii().to_string()
 }
 
 /// Makes room for so many more elements, or raises the ERROR for a lack of memory; a `Vec` alone would abort, and the whole
@@ -65,7 +71,7 @@ pub fn reserve<T>(vec: &mut Vec<T>, additional: usize) {
 pub fn warn(message: String, hint: &'static str) {
     let report = ErrorReport::new(PgSqlErrorCode::ERRCODE_WARNING, message, "pg_meminfo").set_hint(hint);
     // Reporting can itself fail, for example if the client's encoding lacks a character of the context, and the functions
-    // behind it are none of those that turn an ERROR into an unwind.
+    // that it calls are none of those that turn an ERROR into an unwind.
     // SAFETY: this is the main thread. The report is freed before errfinish(), where Postgres can fail. Only palloc of its texts
     // comes before that, and fails if there are no few hundred bytes left.
     unsafe { pg_sys::ffi::pg_guard_ffi_boundary(move || report.report(PgLogLevel::WARNING)) };

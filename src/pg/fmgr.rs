@@ -2,7 +2,7 @@
 
 use pgrx_pg_sys as pg_sys;
 
-use super::{access, settings, version};
+use super::{access, compat};
 
 // A bigint is passed by value, and text is built in this byte order.
 #[cfg(not(all(target_pointer_width = "64", target_endian = "little")))]
@@ -12,16 +12,7 @@ compile_error!("pg_meminfo supports 64-bit little-endian machines");
 // SAFETY: the name is the one that the server looks up, and no other object in this library has it.
 #[unsafe(no_mangle)]
 pub extern "C" fn Pg_magic_func() -> *const pg_sys::Pg_magic_struct {
-    &version::MAGIC
-}
-
-/// Called once in each process that loads the library.
-// SAFETY: as for `Pg_magic_func`.
-#[unsafe(no_mangle)]
-pub extern "C-unwind" fn _PG_init() {
-    pg_sys::panic::register_pg_guard_panic_hook();
-    // SAFETY: Postgres is the caller, and there is nothing else in this frame.
-    unsafe { pg_sys::panic::pgrx_extern_c_guard(settings::define) };
+    &compat::MAGIC
 }
 
 /// The calling convention of every function here.
@@ -38,7 +29,7 @@ impl Call {
         self.fcinfo
     }
 
-    /// Whether Postgres expects a set from this call is InitMaterializedSRF's to check; this is the set's record.
+    /// The record of the set that Postgres expects. Whether it expects one, InitMaterializedSRF checks.
     pub fn result_info(&self) -> *mut pg_sys::ReturnSetInfo {
         // SAFETY: Postgres keeps the record valid for the length of the call.
         let fcinfo = unsafe { &*self.fcinfo };
@@ -77,23 +68,23 @@ pub unsafe fn enter(fcinfo: pg_sys::FunctionCallInfo, body: fn(&Call)) -> pg_sys
     unsafe { pg_sys::panic::pgrx_extern_c_guard(guarded) }
 }
 
-/// Defines the two symbols by which Postgres calls a function.
+/// Defines the two symbols by which Postgres calls a function: `sql_function!("symbol" => body)`.
 macro_rules! sql_function {
-    ($(#[$doc:meta])* $symbol:literal, $finfo:literal => $name:ident, $info:ident, $body:path) => {
-        // SAFETY: the symbol is this function's alone.
-        #[unsafe(export_name = $finfo)]
-        #[doc = concat!("The version-1 record of `", $symbol, "`.")]
-        pub extern "C" fn $info() -> *const ::pgrx_pg_sys::Pg_finfo_record {
-            &$crate::pg::fmgr::FINFO
-        }
+    ($symbol:literal => $body:path) => {
+        const _: () = {
+            // SAFETY: the symbol is this function's alone.
+            #[unsafe(export_name = concat!("pg_finfo_", $symbol))]
+            extern "C" fn version_1_record() -> *const ::pgrx_pg_sys::Pg_finfo_record {
+                &$crate::pg::fmgr::FINFO
+            }
 
-        // SAFETY: the symbol is this function's alone.
-        #[unsafe(export_name = $symbol)]
-        $(#[$doc])*
-        pub unsafe extern "C-unwind" fn $name(fcinfo: ::pgrx_pg_sys::FunctionCallInfo) -> ::pgrx_pg_sys::Datum {
-            // SAFETY: Postgres is the caller, and there is nothing else in this frame.
-            unsafe { $crate::pg::fmgr::enter(fcinfo, $body) }
-        }
+            // SAFETY: the symbol is this function's alone.
+            #[unsafe(export_name = $symbol)]
+            unsafe extern "C-unwind" fn function(fcinfo: ::pgrx_pg_sys::FunctionCallInfo) -> ::pgrx_pg_sys::Datum {
+                // SAFETY: Postgres is the caller, and there is nothing else in this frame.
+                unsafe { $crate::pg::fmgr::enter(fcinfo, $body) }
+            }
+        };
     };
 }
 pub(crate) use sql_function;

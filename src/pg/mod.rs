@@ -1,4 +1,4 @@
-//! Postgres's side: the C ABI. Nothing in here knows `/proc`.
+//! Postgres's side: the C ABI. Nothing here knows `/proc`.
 //!
 //! # Rules of this boundary
 //!
@@ -13,13 +13,12 @@
 
 pub mod access;
 pub mod backends;
-pub mod descriptors;
+pub mod compat;
 pub mod encoding;
 pub mod error;
+pub mod fd;
 pub mod fmgr;
 pub mod interrupts;
+pub mod main_segment;
+pub mod rows;
 pub mod settings;
-pub mod shared_memory;
-pub mod srf;
-pub mod tuple;
-pub mod version;

@@ -8,7 +8,7 @@ use pgrx_pg_sys as pg_sys;
 /// The variable of `pg_meminfo.readers`. Postgres writes it, in the thread in which all of our calls are.
 static READERS: AtomicI32 = AtomicI32::new(1);
 
-/// How many threads may read files at the same time.
+/// The number of threads that may read processes at the same time (`pg_meminfo.readers`).
 pub fn readers() -> usize {
     READERS.load(Ordering::Relaxed) as usize
 }

@@ -1,78 +1,67 @@
 //! What a mapping is for: malloc's memory, a stack, compiled code, shared memory, a file.
 //!
-//! Most of it can be read off the mapping's name and permissions. Shared memory cannot: with System V shared memory every
-//! segment is `/SYSV… (deleted)`, and all that was mapped shared and anonymous is `/dev/zero (deleted)`. So the caller says
-//! where its main segment is ([`Landmarks`]).
+//! Most of it follows from the mapping's name and permissions. Shared memory does not: every System V segment is
+//! `/SYSV… (deleted)`, and all that was mapped shared and anonymous is `/dev/zero (deleted)`. So the caller says where its main
+//! segment is ([`Classifier`]).
 
 use super::maps::Header;
 
-/// What a mapping is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Category {
-    /// The heap, and all other private anonymous memory that can be written.
-    Malloc,
+/// Declares the categories, each with the name that users see.
+macro_rules! categories {
+    ($($(#[$doc:meta])* $category:ident => $name:literal,)*) => {
+        /// What a mapping is for.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Category {
+            $($(#[$doc])* $category,)*
+        }
+
+        impl Category {
+            /// All of them, each at the position of its number.
+            pub const ALL: [Category; [$($name),*].len()] = [$(Category::$category),*];
+
+            /// The name that users see.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Category::$category => $name,)*
+                }
+            }
+        }
+    };
+}
+
+categories! {
+    /// The heap, and all other private anonymous memory that is writable.
+    Malloc => "malloc",
     /// A stack.
-    Stack,
+    Stack => "stack",
     /// Code that was compiled at run time, and the libraries of the compiler, LLVM.
-    Jit,
-    /// The main segment of shared memory, in any of its forms.
-    SharedMemory,
-    /// The segments that come and go.
-    DynamicSharedMemory,
+    Jit => "jit",
+    /// The main shared memory segment, in any of its forms.
+    SharedMemory => "shared_memory",
+    /// The dynamic shared memory segments.
+    DynamicSharedMemory => "dynamic_shared_memory",
     /// The rings of io_uring.
-    IoUring,
+    IoUring => "io_uring",
     /// The executable.
-    Program,
+    Program => "program",
     /// A shared library.
-    Library,
+    Library => "library",
     /// Any other file.
-    File,
+    File => "file",
     /// What the kernel maps into every process.
-    Kernel,
-    /// Anything else, among it anonymous memory that cannot be written.
-    Other,
+    Kernel => "kernel",
+    /// Anything else, including anonymous memory that is not writable.
+    Other => "other",
 }
 
 impl Category {
-    /// How many there are.
-    pub const COUNT: usize = 11;
-
-    /// All of them.
-    pub const ALL: [Category; Self::COUNT] = [
-        Category::Malloc,
-        Category::Stack,
-        Category::Jit,
-        Category::SharedMemory,
-        Category::DynamicSharedMemory,
-        Category::IoUring,
-        Category::Program,
-        Category::Library,
-        Category::File,
-        Category::Kernel,
-        Category::Other,
-    ];
-
-    /// What users call it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Category::Malloc => "malloc",
-            Category::Stack => "stack",
-            Category::Jit => "jit",
-            Category::SharedMemory => "shared_memory",
-            Category::DynamicSharedMemory => "dynamic_shared_memory",
-            Category::IoUring => "io_uring",
-            Category::Program => "program",
-            Category::Library => "library",
-            Category::File => "file",
-            Category::Kernel => "kernel",
-            Category::Other => "other",
-        }
-    }
+    /// The number of categories.
+    pub const COUNT: usize = Self::ALL.len();
 }
 
 /// What tells the mappings of one program apart. The main segment is at the same address in each of its processes.
 #[derive(Clone, Debug)]
-pub struct Landmarks {
+pub struct Classifier {
     /// The path of the executable.
     pub program: Vec<u8>,
     /// An address in the main segment.
@@ -81,9 +70,9 @@ pub struct Landmarks {
     pub system_v_key: u32,
 }
 
-impl Landmarks {
+impl Classifier {
     /// What a mapping is for.
-    pub fn category(&self, mapping: &Header<'_>) -> Category {
+    pub fn classify(&self, mapping: &Header<'_>) -> Category {
         let is_private = mapping.permissions.ends_with(b"p");
         let may_write = mapping.permissions[1] == b'w';
         let may_execute = mapping.permissions[2] == b'x';
@@ -119,7 +108,7 @@ impl Landmarks {
             }
             b"anon_inode:[io_uring]" => Category::IoUring,
             _ if path == self.program => Category::Program,
-            // Shared anonymous memory, of whatever size of page, and its like.
+            // Other shared anonymous memory, on pages of any size.
             b"/dev/zero" | b"/anon_hugepage" => Category::Other,
             _ if path.starts_with(b"/memfd:") || !path.starts_with(b"/") => Category::Other,
             _ if is_library(file) => {
@@ -153,13 +142,13 @@ mod tests {
     }
 
     fn at(range: &str, permissions: &str, path: &str) -> &'static str {
-        let landmarks = Landmarks {
+        let classifier = Classifier {
             program: b"/usr/lib/postgresql/18/bin/postgres".to_vec(),
             in_main_segment: 0x7f00_0000_1000,
             system_v_key: 0x9b_c041,
         };
         let line = format!("{range} {permissions} 00000000 00:01 4711                          {path}");
-        landmarks.category(&Header::parse(line.as_bytes()).unwrap()).name()
+        classifier.classify(&Header::parse(line.as_bytes()).unwrap()).name()
     }
 
     #[test]
@@ -214,7 +203,7 @@ mod tests {
         for path in ["/dev/zero (deleted)", "/anon_hugepage (deleted)", "/SYSV7d2a4c11 (deleted)"] {
             assert_eq!(at(around, "rw-s", path), "shared_memory", "{path}");
         }
-        // Right up to the address, and right behind it.
+        // The address is the end address, exclusive; then it is the start address.
         assert_eq!(at("7f0000000000-7f0000001000", "rw-s", "/dev/zero (deleted)"), "other");
         assert_eq!(at("7f0000001000-7f0000002000", "rw-s", "/dev/zero (deleted)"), "shared_memory");
     }

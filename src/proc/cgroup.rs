@@ -1,12 +1,12 @@
-//! The cgroups that we are in, up to the topmost that can be seen: their limits, what is charged to them, and what came of it.
+//! Our cgroups, from our own up to the topmost that is visible: their limits, what is charged to them, and the OOM kills.
 //!
-//! Two files say where they are. `/proc/self/cgroup` has our path within each hierarchy; `/proc/self/mountinfo` has where a
+//! Two files say where they are. `/proc/self/cgroup` has our path within each hierarchy; `/proc/self/mountinfo` says where a
 //! hierarchy, or a part of it, is mounted. Both are as seen from our cgroup namespace, so a container's own cgroup is `/`
-//! there, and what is above it is not to be seen, limits or not.
+//! there, and cgroups above it are hidden, whether they have limits or not.
 //!
 //! Memory is accounted in one hierarchy only: that of version 1 if `memory` is among our controllers of that version, else
-//! version 2, also where both versions are mounted. The versions name the same things differently; where one has no such
-//! thing, it is `None`.
+//! version 2, also where both versions are mounted. The versions name the same things differently; what a version does not
+//! have is `None`.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -15,8 +15,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::kv;
-use super::process::Failure;
+use super::error::Error;
+use super::fields;
+use super::root::{Root, read_if_visible};
 
 /// Which interface the kernel offers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,13 +55,13 @@ pub struct Cgroup {
     pub path: Vec<u8>,
     /// Of the hierarchy.
     pub version: Version,
-    /// Where the OOM killer comes (memory.max, memory.limit_in_bytes).
+    /// The usage at which the OOM killer kills (memory.max, memory.limit_in_bytes).
     pub limit: Option<Limit>,
-    /// Where processes are slowed down (memory.high).
+    /// The usage at which processes are throttled (memory.high).
     pub high: Option<Limit>,
     /// What is charged, page cache included (memory.current, memory.usage_in_bytes).
     pub usage: Option<u64>,
-    /// The part of it that is page cache which was not used lately: given up first, and without harm.
+    /// The part of it that is page cache and was not used lately: reclaimed first, and without harm.
     pub inactive_file: Option<u64>,
     /// Anonymous memory.
     pub anon: Option<u64>,
@@ -68,36 +69,35 @@ pub struct Cgroup {
     pub file: Option<u64>,
     /// Shared memory, and files of tmpfs.
     pub shmem: Option<u64>,
-    /// The kernel's own, on the cgroup's behalf; page tables, for example.
+    /// Memory of the kernel that is charged to the cgroup, such as page tables.
     pub kernel: Option<u64>,
-    /// How much may be swapped. In version 1, what memory and swap may be together beyond what memory may be.
+    /// The limit on swap. In version 1, the limit on memory and swap less that on memory.
     pub swap_limit: Option<Limit>,
     /// What is swapped.
     pub swap: Option<u64>,
-    /// Processes that the OOM killer has taken. In version 1 without those of descendants.
+    /// The number of processes that the OOM killer has killed. In version 1 without those of descendants.
     pub oom_kills: Option<u64>,
-    /// Whether it takes all of the cgroup at once.
+    /// Whether the OOM killer kills all of the cgroup at once.
     pub oom_group: Option<bool>,
-    /// Microseconds in which some task was waiting for memory.
+    /// Microseconds in which at least one task was waiting for memory.
     pub psi_some: Option<u64>,
-    /// Microseconds in which all were.
+    /// Microseconds in which all tasks were waiting for memory.
     pub psi_full: Option<u64>,
 }
 
 impl Cgroup {
-    /// What cannot be given up without harm: usage without inactive page cache, as the kubelet counts.
+    /// What cannot be reclaimed without harm: usage less inactive page cache, as the kubelet counts.
     pub fn working_set(&self) -> Option<u64> {
         Some(self.usage?.saturating_sub(self.inactive_file?))
     }
 }
 
-/// Our own cgroup, its parent, and so on; none where the kernel has no cgroups. `None` if our own cannot be seen. `root` is `/`,
-/// where no test says otherwise.
-pub fn of_ourselves(root: &Path) -> Result<Option<Vec<Cgroup>>, Failure> {
-    let ourselves = Directory(root.join("proc/self"));
-    let cgroup = ourselves.read("cgroup")?.unwrap_or_default();
+/// Our own cgroup, its parent, and so on; none where the kernel has no cgroups. `None` if our own is hidden.
+pub fn own_cgroups(root: &Root) -> Result<Option<Vec<Cgroup>>, Error> {
+    let read = |path| read_if_visible(&root.path(path)).map(Option::unwrap_or_default);
+    let cgroup = read("/proc/self/cgroup")?;
     let Some((version, path)) = membership(&cgroup) else { return Ok(Some(Vec::new())) };
-    let mountinfo = ourselves.read("mountinfo")?.unwrap_or_default();
+    let mountinfo = read("/proc/self/mountinfo")?;
     match Place::find(version, path, &mountinfo) {
         Some(place) => place.cgroups(root),
         None => Ok(None),
@@ -135,11 +135,11 @@ impl Place {
         places.max_by_key(|place| place.names.len())
     }
 
-    fn cgroups(&self, root: &Path) -> Result<Option<Vec<Cgroup>>, Failure> {
+    fn cgroups(&self, root: &Root) -> Result<Option<Vec<Cgroup>>, Error> {
         let mut cgroups = Vec::new();
         for depth in (0..=self.names.len()).rev() {
             let names = &self.names[..depth];
-            let mut directory = root.join(self.mount_point.strip_prefix("/").unwrap_or(&self.mount_point));
+            let mut directory = root.path(&self.mount_point);
             let mut path = self.top.clone();
             for name in names {
                 directory.push(OsStr::from_bytes(name));
@@ -156,7 +156,7 @@ impl Place {
         Ok(Some(cgroups))
     }
 
-    /// Whether a directory is there, and of the hierarchy: not one that was removed, nor of what is mounted over it.
+    /// Whether a directory exists and is one of the hierarchy: it was not removed, and nothing is mounted over it.
     fn is_in(&self, directory: &Path) -> bool {
         fs::metadata(directory).is_ok_and(|metadata| {
             let device = metadata.dev();
@@ -197,7 +197,7 @@ impl<'a> Mount<'a> {
         let device = fields.nth(2)?;
         let root = unescaped(fields.next()?);
         let point = PathBuf::from(OsStr::from_bytes(&unescaped(fields.next()?)));
-        // Behind it come options, any number of optional fields, and a separator.
+        // Then come options, any number of optional fields, and a separator.
         fields.find(|field| field == b"-")?;
         let file_system = fields.next()?;
         let options = fields.nth(1)?;
@@ -212,8 +212,8 @@ impl<'a> Mount<'a> {
     }
 }
 
-/// The names that lead from one cgroup down to another. `None` if they do not: the other is elsewhere in the hierarchy, or
-/// they are on both sides of the border of our namespace, where names are not to be seen.
+/// The names that lead from one cgroup down to another. `None` if the other is not below it, or if one is inside our cgroup
+/// namespace and the other outside, where names are hidden.
 fn below(root: &[u8], path: &[u8]) -> Option<Vec<Vec<u8>>> {
     let rest = path.strip_prefix(root)?;
     if !(rest.is_empty() || rest.starts_with(b"/") || root.ends_with(b"/")) {
@@ -223,7 +223,7 @@ fn below(root: &[u8], path: &[u8]) -> Option<Vec<Vec<u8>>> {
     (!names.iter().any(|name| name == b"..")).then_some(names)
 }
 
-/// What the kernel has written with `\040` for a blank, and so on.
+/// A text in which the kernel has written `\040` for a blank, and so on.
 fn unescaped(text: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text;
@@ -242,30 +242,21 @@ fn unescaped(text: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// A directory with small files of the kernel's.
-pub(super) struct Directory(pub(super) PathBuf);
+/// The directory of a cgroup.
+struct Directory(PathBuf);
 
 impl Directory {
-    /// The whole of a file. `None` if there is none, or we may not read it.
-    pub(super) fn read(&self, name: &str) -> Result<Option<Vec<u8>>, Failure> {
-        let path = self.0.join(name);
-        match fs::read(&path) {
-            Ok(text) => Ok(Some(text)),
-            Err(source) => match source.raw_os_error() {
-                // The last two: the cgroup is gone, the kernel was told not to keep that account.
-                Some(libc::ENOENT | libc::EACCES | libc::EPERM | libc::ENODEV | libc::EOPNOTSUPP) => Ok(None),
-                _ => Err(Failure { path, source }),
-            },
-        }
+    fn read(&self, name: &str) -> Result<Option<Vec<u8>>, Error> {
+        read_if_visible(&self.0.join(name))
     }
 
-    fn number(&self, name: &str) -> Result<Option<u64>, Failure> {
-        Ok(self.read(name)?.and_then(|text| kv::number(&text)))
+    fn number(&self, name: &str) -> Result<Option<u64>, Error> {
+        Ok(self.read(name)?.and_then(|text| fields::number(&text)))
     }
 
-    /// A limit. Where there is no such file, nothing is limited: in the topmost cgroup of all, and where the controller is not
-    /// switched on.
-    fn limit(&self, name: &str) -> Result<Option<Limit>, Failure> {
+    /// A limit. Without such a file nothing is limited: in the topmost cgroup of all, and where the controller is not
+    /// enabled.
+    fn limit(&self, name: &str) -> Result<Option<Limit>, Error> {
         if let Some(text) = self.read(name)? {
             return Ok(limit(&text));
         }
@@ -273,9 +264,9 @@ impl Directory {
         Ok(exists.is_err_and(|error| error.kind() == io::ErrorKind::NotFound).then_some(Limit::Unlimited))
     }
 
-    fn cgroup(&self, path: Vec<u8>, version: Version) -> Result<Cgroup, Failure> {
+    fn cgroup(&self, path: Vec<u8>, version: Version) -> Result<Cgroup, Error> {
         let stat = self.read("memory.stat")?.unwrap_or_default();
-        let stat = |key: &str| kv::flat_keyed(&stat, key.as_bytes());
+        let stat = |key: &str| fields::flat_keyed(&stat, key.as_bytes());
         match version {
             Version::One => {
                 let limit = self.limit("memory.limit_in_bytes")?;
@@ -291,9 +282,9 @@ impl Directory {
                     file: stat("total_cache"),
                     shmem: stat("total_shmem"),
                     kernel: self.number("memory.kmem.usage_in_bytes")?,
-                    swap_limit: beyond(self.limit("memory.memsw.limit_in_bytes")?, limit),
+                    swap_limit: remainder(self.limit("memory.memsw.limit_in_bytes")?, limit),
                     swap: stat("total_swap"),
-                    oom_kills: kv::flat_keyed(&oom_control, b"oom_kill"),
+                    oom_kills: fields::flat_keyed(&oom_control, b"oom_kill"),
                     oom_group: None,
                     psi_some: None,
                     psi_full: None,
@@ -315,7 +306,7 @@ impl Directory {
                     kernel: stat("kernel"),
                     swap_limit: self.limit("memory.swap.max")?,
                     swap: self.number("memory.swap.current")?,
-                    oom_kills: kv::flat_keyed(&events, b"oom_kill"),
+                    oom_kills: fields::flat_keyed(&events, b"oom_kill"),
                     oom_group: self.number("memory.oom.group")?.map(|flag| flag != 0),
                     psi_some: total(&pressure, b"some "),
                     psi_full: total(&pressure, b"full "),
@@ -325,24 +316,24 @@ impl Directory {
     }
 }
 
-/// A limit's file: a number or `max`. In version 1 a number without a meaning stands for the latter, the largest that is a
-/// multiple of the page size.
+/// A limit's file: a number or `max`. In version 1 the largest number that is a multiple of the page size stands for the
+/// latter.
 fn limit(text: &[u8]) -> Option<Limit> {
     const LARGEST_PAGE: u64 = 64 * 1024;
-    match kv::trim(text) {
+    match text.trim_ascii() {
         b"max" => Some(Limit::Unlimited),
-        number => match kv::decimal(number)? {
+        number => match fields::decimal(number)? {
             number if number > i64::MAX as u64 - LARGEST_PAGE => Some(Limit::Unlimited),
             number => Some(Limit::Bytes(number)),
         },
     }
 }
 
-/// What a limit on two things leaves for the second.
-fn beyond(both: Option<Limit>, first: Option<Limit>) -> Option<Limit> {
+/// What a limit on two things together leaves for the second.
+fn remainder(both: Option<Limit>, first: Option<Limit>) -> Option<Limit> {
     match (both?, first?) {
         (Limit::Bytes(both), Limit::Bytes(first)) => Some(Limit::Bytes(both.saturating_sub(first))),
-        // It cannot be below the first, so neither is limited; or only both are.
+        // It cannot be below the first, so neither is limited; or only both together are.
         (both, Limit::Unlimited) | (both @ Limit::Unlimited, _) => Some(both),
     }
 }
@@ -350,7 +341,7 @@ fn beyond(both: Option<Limit>, first: Option<Limit>) -> Option<Limit> {
 /// The total in a line such as `some avg10=0.00 avg60=0.00 avg300=0.00 total=12`.
 fn total(pressure: &[u8], kind: &[u8]) -> Option<u64> {
     let words = lines(pressure).find_map(|line| line.strip_prefix(kind))?;
-    words.split(|&byte| byte == b' ').find_map(|word| kv::decimal(word.strip_prefix(b"total=")?))
+    words.split(|&byte| byte == b' ').find_map(|word| fields::decimal(word.strip_prefix(b"total=")?))
 }
 
 fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {

@@ -1,58 +1,59 @@
-//! The machine around: what memory it has, and how much of that is left for us.
+//! The machine: what memory it has, and how much of that is left for us.
 
 use std::ffi::CString;
 use std::mem::MaybeUninit;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use super::cgroup::{Cgroup, Directory, Limit};
-use super::kv;
-use super::process::Failure;
+use super::cgroup::{Cgroup, Limit};
+use super::error::Error;
+use super::fields;
+use super::root::{Root, read_if_visible};
 
 /// Memory of the machine, in bytes. `None` where the kernel does not say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Host {
     /// RAM (MemTotal).
     pub memory_total: Option<u64>,
-    /// What could be had without swapping (MemAvailable, Linux 3.14).
+    /// What can be allocated without swapping (MemAvailable, Linux 3.14).
     pub memory_available: Option<u64>,
     /// Swap (SwapTotal).
     pub swap_total: Option<u64>,
-    /// What is free of it (SwapFree).
+    /// Free swap (SwapFree).
     pub swap_free: Option<u64>,
-    /// How much may be promised, if `overcommit_memory` is 2 (CommitLimit).
+    /// The limit on committed memory, if `overcommit_memory` is 2 (CommitLimit).
     pub commit_limit: Option<u64>,
-    /// How much is promised (Committed_AS).
+    /// Committed memory (Committed_AS).
     pub committed: Option<u64>,
-    /// How the kernel promises memory: 0 by a guess, 1 always, 2 up to the limit (vm.overcommit_memory).
+    /// How the kernel overcommits: 0 by a heuristic, 1 always, 2 never beyond the limit (vm.overcommit_memory).
     pub overcommit_memory: Option<i32>,
     /// The default size of a huge page (Hugepagesize).
     pub huge_page_size: Option<u64>,
-    /// How many huge pages of that size there are (HugePages_Total), not bytes.
+    /// The number of huge pages of that size (HugePages_Total), not bytes.
     pub huge_pages_total: Option<u64>,
-    /// Those that nobody has (HugePages_Free).
+    /// Those that are not allocated (HugePages_Free).
     pub huge_pages_free: Option<u64>,
-    /// Those among them that are promised (HugePages_Rsvd).
+    /// Those that are free, and reserved (HugePages_Rsvd).
     pub huge_pages_reserved: Option<u64>,
-    /// How many processes the OOM killer has taken since boot (oom_kill in vmstat, Linux 4.13).
+    /// The number of processes that the OOM killer has killed since boot (oom_kill in vmstat, Linux 4.13).
     pub oom_kills: Option<u64>,
-    /// The file system of POSIX shared memory (/dev/shm).
+    /// The size of the file system of POSIX shared memory (/dev/shm).
     pub dev_shm_size: Option<u64>,
-    /// What is free of it.
+    /// What is free in that file system.
     pub dev_shm_available: Option<u64>,
 }
 
 impl Host {
-    /// Reads that of the machine whose file systems are below `root`, which is `/` where no test says otherwise.
-    pub fn read(root: &Path) -> Result<Self, Failure> {
-        let proc = Directory(root.join("proc"));
-        let meminfo = proc.read("meminfo")?.unwrap_or_default();
-        let vmstat = proc.read("vmstat")?.unwrap_or_default();
-        let overcommit_memory = proc.read("sys/vm/overcommit_memory")?.unwrap_or_default();
-        let (dev_shm_size, dev_shm_available) = space(&root.join("dev/shm")).unzip();
+    /// Reads that of the machine whose file systems are below `root`.
+    pub fn read(root: &Root) -> Result<Self, Error> {
+        let read = |path| read_if_visible(&root.path(path)).map(Option::unwrap_or_default);
+        let meminfo = read("/proc/meminfo")?;
+        let vmstat = read("/proc/vmstat")?;
+        let overcommit_memory = read("/proc/sys/vm/overcommit_memory")?;
+        let (dev_shm_size, dev_shm_available) = space(&root.path("/dev/shm")).unzip();
         Ok(Host {
-            oom_kills: kv::flat_keyed(&vmstat, b"oom_kill"),
-            overcommit_memory: kv::signed(&overcommit_memory),
+            oom_kills: fields::flat_keyed(&vmstat, b"oom_kill"),
+            overcommit_memory: fields::signed(&overcommit_memory),
             dev_shm_size,
             dev_shm_available,
             ..Host::parse(&meminfo)
@@ -63,8 +64,8 @@ impl Host {
     fn parse(meminfo: &[u8]) -> Self {
         let mut host = Host::default();
         for line in meminfo.split(|&byte| byte == b'\n') {
-            let Some((key, value)) = kv::key(line) else { continue };
-            let bytes = || kv::kilobytes(value)?.checked_mul(1024);
+            let Some((key, value)) = fields::key(line) else { continue };
+            let bytes = || fields::kilobytes(value)?.checked_mul(1024);
             match key {
                 b"MemTotal" => host.memory_total = bytes(),
                 b"MemAvailable" => host.memory_available = bytes(),
@@ -73,18 +74,17 @@ impl Host {
                 b"CommitLimit" => host.commit_limit = bytes(),
                 b"Committed_AS" => host.committed = bytes(),
                 b"Hugepagesize" => host.huge_page_size = bytes(),
-                b"HugePages_Total" => host.huge_pages_total = kv::number(value),
-                b"HugePages_Free" => host.huge_pages_free = kv::number(value),
-                b"HugePages_Rsvd" => host.huge_pages_reserved = kv::number(value),
+                b"HugePages_Total" => host.huge_pages_total = fields::number(value),
+                b"HugePages_Free" => host.huge_pages_free = fields::number(value),
+                b"HugePages_Rsvd" => host.huge_pages_reserved = fields::number(value),
                 _ => {}
             }
         }
         host
     }
 
-    /// How much more memory we can have without swapping, and which of the cgroups we are in says so; none of them if it is the
-    /// machine as a whole. `None` if that cannot be told: of cgroups that cannot be seen, or of one that is limited and does not
-    /// say how much is in use.
+    /// How much more memory we can allocate without swapping, and which of our cgroups sets that bound; none of them if it is the
+    /// machine as a whole. `None` if it is unknown: our cgroups are hidden, or one of them has a limit and hides its usage.
     pub fn headroom<'a>(&self, cgroups: Option<&'a [Cgroup]>) -> Option<(u64, Option<&'a Cgroup>)> {
         let mut least = (self.memory_available?, None);
         for cgroup in cgroups? {
@@ -120,12 +120,13 @@ pub mod naive;
 #[cfg(test)]
 mod tests {
     use super::super::cgroup::Version;
-    use super::super::cgroup::tests::{Tree, unknown};
+    use super::super::cgroup::tests::unknown;
+    use super::super::test_support::MadeUpRoot;
     use super::*;
 
     #[test]
     fn the_machine_as_it_is() {
-        let host = Host::read(Path::new("/")).unwrap();
+        let host = Host::read(&Root::default()).unwrap();
         assert!(host.memory_available.unwrap() <= host.memory_total.unwrap());
         assert!(host.swap_free <= host.swap_total);
         assert!(matches!(host.overcommit_memory, Some(0..=2)));
@@ -145,7 +146,7 @@ mod tests {
 
     #[test]
     fn a_tree() {
-        let tree = Tree::new(&[
+        let tree = MadeUpRoot::new(&[
             (
                 "proc/meminfo",
                 "MemTotal:       24684096 kB\nMemAvailable:   23446544 kB\nSwapTotal:          1024 kB\nSwapFree:            512 kB\n\
@@ -155,7 +156,7 @@ mod tests {
             ("proc/vmstat", "nr_free_pages 7\noom_kill 3\noom_killed 4\n"),
             ("proc/sys/vm/overcommit_memory", "2\n"),
         ]);
-        let host = Host::read(tree.path()).unwrap();
+        let host = Host::read(&tree.root()).unwrap();
         let kilobytes = |number: u64| Some(number * 1024);
         let expected = Host {
             memory_total: kilobytes(24684096),
@@ -191,8 +192,8 @@ mod tests {
 
     #[test]
     fn an_old_kernel_says_less() {
-        let tree = Tree::new(&[("proc/meminfo", "MemTotal:  1000 kB\nMemFree:  900 kB\n")]);
-        let host = Host::read(tree.path()).unwrap();
+        let tree = MadeUpRoot::new(&[("proc/meminfo", "MemTotal:  1000 kB\nMemFree:  900 kB\n")]);
+        let host = Host::read(&tree.root()).unwrap();
         assert_eq!(host, Host { memory_total: Some(1_024_000), ..Host::default() });
         assert_eq!(host.headroom(Some(&[])), None);
     }

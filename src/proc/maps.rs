@@ -1,18 +1,19 @@
 //! The line that describes a mapping's place: every line of `/proc/PID/maps`, and the header of each record of smaps.
 //!
-//! `start-end perms offset major:minor inode [padding path]`, the numbers but for the inode hexadecimal. The path is all that
-//! comes behind the padding, to the end of the line: it may hold blanks, ` (deleted)` and any byte but a newline.
+//! `start-end perms offset major:minor inode [padding path]`. All numbers but the inode are hexadecimal. The path is all that
+//! follows the padding, to the end of the line: it may contain blanks, ` (deleted)` and any byte but a newline.
 
 use std::ops::Range;
 
-use super::kv;
+use super::error::Malformed;
+use super::fields;
 
 /// Where a mapping is and what is mapped. Texts are as the kernel prints them.
 #[derive(Clone, Copy, Debug)]
 pub struct Header<'a> {
-    /// First address, hexadecimal.
+    /// Start address, hexadecimal.
     pub start: &'a [u8],
-    /// First address behind the mapping, hexadecimal.
+    /// End address (exclusive), hexadecimal.
     pub end: &'a [u8],
     /// Such as `rw-p`.
     pub permissions: &'a [u8],
@@ -48,11 +49,11 @@ impl<'a> Header<'a> {
         let blanks = rest.iter().position(|&byte| byte != b' ').unwrap_or(rest.len());
         let path = &rest[blanks..];
         let is_header = !inode.is_empty() && (path.is_empty() || blanks > 0) && !permissions.contains(&b' ');
-        let inode = kv::decimal(inode);
+        let inode = fields::decimal(inode);
         is_header.then_some(Header { start, end, permissions, offset, device, major, minor, inode, path })
     }
 
-    /// The first address, and the first behind the mapping. `None` if one exceeds 64 bits.
+    /// The addresses. `None` if one exceeds 64 bits.
     pub fn range(&self) -> Option<Range<u64>> {
         Some(number(self.start)?..number(self.end)?)
     }
@@ -68,11 +69,11 @@ impl<'a> Header<'a> {
     }
 }
 
-/// Each line of a whole maps file, with its addresses. `None` for one that is not of this form, or without its newline.
-pub fn lines(text: &[u8]) -> impl Iterator<Item = Option<(Header<'_>, Range<u64>)>> {
+/// Each line of a whole maps file, with its addresses. An error for a line that has another form, or lacks its newline.
+pub fn lines(text: &[u8]) -> impl Iterator<Item = Result<(Header<'_>, Range<u64>), Malformed>> {
     text.split_inclusive(|&byte| byte == b'\n').map(|line| {
-        let header = Header::parse(line.strip_suffix(b"\n")?)?;
-        Some((header, header.range()?))
+        let header = line.strip_suffix(b"\n").and_then(Header::parse);
+        header.and_then(|header| Some((header, header.range()?))).ok_or(Malformed::LINE)
     })
 }
 
@@ -84,8 +85,8 @@ fn number(digits: &[u8]) -> Option<u64> {
     })
 }
 
-/// The hexadecimal digits that a text starts with, and what follows the byte `end` behind them. `None` if there is no digit,
-/// or something else behind them.
+/// The hexadecimal digits that a text starts with, and what follows after the byte `end`. `None` if there is no digit, or if
+/// another byte follows the digits.
 #[inline]
 fn hexadecimal(text: &[u8], end: u8) -> Option<(&[u8], &[u8])> {
     let digits = text.iter().position(|byte| !byte.is_ascii_hexdigit())?;
@@ -101,7 +102,7 @@ mod tests {
 
     use super::super::{category, page_tables, segment};
 
-    /// All that is read off maps.
+    /// All that is read from maps.
     fn assert_agrees(text: &[u8]) {
         super::naive::assert_agrees(text);
         category::naive::assert_agrees(text);

@@ -1,47 +1,60 @@
-//! What page tables take, and what huge pages would save of it.
+//! How much memory page tables need, and how much of it huge pages would save.
 //!
-//! Each process has page tables of its own, also for memory that it shares. In the lowest level a table is a page that has an
-//! entry of 8 bytes for each page of a stretch of address space: with pages of 4 kB, 4 kB for 2 MB. It is there from the first
-//! touch on, however few pages of the stretch are touched. On huge pages there is no such level.
+//! Each process has page tables of its own, also for memory that it shares. A table of the lowest level is a page that has an
+//! entry of 8 bytes for each page of a stretch of address space: with pages of 4 kB, 4 kB for 2 MB. It exists from the first
+//! touch on, however few pages of the stretch are touched. Huge pages need no such level.
 //!
-//! The kernel counts a process's tables, and not what they are for. [`besides_main`] says how many there can be at most for
-//! all that is not the main segment; what exceeds it, is for the main segment.
+//! The kernel counts the size of a process's tables, and not what they are for. [`UpperBound`] says how large they can be at
+//! most for everything but the main shared memory segment; what exceeds it is for the main segment.
 
-use super::category::Landmarks;
-use super::maps;
-use super::pagemap;
-use super::status::Status;
+use std::ops::Range;
+
+use super::system::page_size;
 
 const ENTRY: u64 = 8;
 
-/// How large the tables of a process can be at most, by its maps, if the main segment has none of the lowest level. In bytes.
-/// `None` if that is not of the form of maps.
-pub fn besides_main(maps: &[u8], landmarks: &Landmarks) -> Option<u64> {
-    let page_size = pagemap::page_size();
-    let entries = page_size / ENTRY;
-    let mut tables = 0;
-    // What a table of each level below the topmost spans, and the end of the last one that was counted.
-    let mut levels = [1, 2, 3].map(|level| (page_size * entries.pow(level), 0));
-    for line in maps::lines(maps) {
-        let (header, range) = line?;
-        for (level, (span, counted)) in levels.iter_mut().enumerate() {
-            if level == 0 && header.contains(landmarks.in_main_segment) {
+/// An upper bound on the size of a process's page tables if the main segment had none of the lowest level.
+#[derive(Debug)]
+pub struct UpperBound {
+    page_size: u64,
+    tables: u64,
+    /// For each level below the topmost: how many bits of an address a table spans, and the end of the last one counted.
+    levels: [(u32, u64); 3],
+}
+
+impl UpperBound {
+    /// That of a process without mappings.
+    pub fn new() -> Self {
+        let page_size = page_size();
+        let index_bits = (page_size / ENTRY).ilog2();
+        UpperBound { page_size, tables: 0, levels: [1, 2, 3].map(|level| (page_size.ilog2() + level * index_bits, 0)) }
+    }
+
+    /// Adds a mapping. They must come in the order of their addresses.
+    pub fn add(&mut self, range: &Range<u64>, is_main_segment: bool) {
+        for (level, (bits, counted)) in self.levels.iter_mut().enumerate() {
+            if level == 0 && is_main_segment {
                 continue;
             }
-            let (first, end) = ((range.start / *span).max(*counted), range.end.div_ceil(*span));
-            tables += end.saturating_sub(first);
+            let end = (range.end >> *bits) + u64::from(range.end & ((1 << *bits) - 1) != 0);
+            self.tables += end.saturating_sub((range.start >> *bits).max(*counted));
             *counted = (*counted).max(end);
         }
     }
-    tables.checked_mul(page_size)
+
+    /// The bound, in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.tables * self.page_size
+    }
 }
 
-/// What a process would have less of page tables, at least, if the main segment, of a size, were on huge pages. In bytes.
-/// `None` where the kernel does not count. Its maps should not be older than its counters.
-pub fn saved_by_huge_pages(status: &Status, besides_main: u64, main_segment: u64) -> Option<u64> {
-    let page_size = pagemap::page_size();
+/// A lower bound on the page-table memory that a process would save if the main segment, of this size, were on huge pages. In
+/// bytes, from the size of its page tables, and the bound on those for everything else. The bound must come from maps that are
+/// not older than the counters.
+pub fn saved_by_huge_pages(page_tables: u64, bound: u64, main_segment: u64) -> u64 {
+    let page_size = page_size();
     let all = main_segment.div_ceil(page_size * page_size / ENTRY).saturating_mul(page_size);
-    Some(status.page_tables?.saturating_sub(besides_main).min(all))
+    page_tables.saturating_sub(bound).min(all)
 }
 
 #[cfg(any(test, feature = "oracle"))]
@@ -49,56 +62,54 @@ pub mod naive;
 
 #[cfg(test)]
 mod tests {
-    use super::super::process::tests::Running;
+    use super::super::maps;
+    use super::super::status::Status;
+    use super::super::test_support::Running;
     use super::*;
 
     const MAIN: u64 = 0x7f00_0000_0000;
 
-    fn landmarks() -> Landmarks {
-        Landmarks { program: b"/bin/postgres".to_vec(), in_main_segment: MAIN, system_v_key: 1 }
-    }
-
-    fn tables(maps: &str) -> Option<u64> {
-        besides_main(maps.as_bytes(), &landmarks()).map(|bytes| bytes / pagemap::page_size())
+    fn bound(maps: &[u8]) -> UpperBound {
+        let mut bound = UpperBound::new();
+        for line in maps::lines(maps) {
+            let (header, range) = line.unwrap();
+            bound.add(&range, header.contains(MAIN));
+        }
+        bound
     }
 
     // The numbers below are those of pages of 4 kB.
     #[cfg(target_arch = "x86_64")]
     #[test]
     fn a_table_for_each_stretch_that_is_mapped() {
+        let tables = |maps: &str| bound(maps.as_bytes()).bytes() / page_size();
         let line = |start: u64, end: u64| format!("{start:x}-{end:x} rw-p 00000000 00:00 0 \n");
         const MB: u64 = 1 << 20;
-        assert_eq!(tables(""), Some(0));
+        assert_eq!(tables(""), 0);
         // One of each level.
-        assert_eq!(tables(&line(0, 4096)), Some(3));
+        assert_eq!(tables(&line(0, 4096)), 3);
         // Two mappings in the same stretch, then one that begins there and ends in the next.
         let two = line(0, 4096) + &line(8192, 12288);
-        assert_eq!(tables(&two), Some(3));
-        assert_eq!(tables(&(two + &line(16384, 2 * MB + 4096))), Some(4));
-        assert_eq!(tables(&line(2 * MB, 10 * MB)), Some(4 + 2));
-        assert_eq!(tables(&line(0, 1 << 40)), Some((1 << 19) + (1 << 10) + 2));
-        // The upper levels are there with huge pages, too.
-        assert_eq!(tables(&line(MAIN, MAIN + 4096 * MB)), Some(4 + 1));
-        assert_eq!(tables("nonsense\n"), None);
-        // A mapping of another kernel's, beyond all that can be.
-        assert!(tables(&line(0, u64::MAX)).is_some());
+        assert_eq!(tables(&two), 3);
+        assert_eq!(tables(&(two + &line(16384, 2 * MB + 4096))), 4);
+        assert_eq!(tables(&line(2 * MB, 10 * MB)), 4 + 2);
+        assert_eq!(tables(&line(0, 1 << 40)), (1 << 19) + (1 << 10) + 2);
+        // Huge pages need the upper levels, too.
+        assert_eq!(tables(&line(MAIN, MAIN + 4096 * MB)), 4 + 1);
+        // No kernel's: the whole address space, twice.
+        assert_eq!(tables(&line(0, u64::MAX).repeat(2)), (1 << 34) + (1 << 25));
     }
 
     #[cfg(target_arch = "x86_64")]
     #[test]
     fn what_is_saved() {
         const GB: u64 = 1 << 30;
-        let saved = |page_tables, besides| {
-            let status = Status { page_tables: Some(page_tables), ..Status::default() };
-            saved_by_huge_pages(&status, besides, GB).unwrap()
-        };
         // What the process has beyond the rest.
-        assert_eq!(saved(1_500_000, 500_000), 1_000_000);
-        // Not more than there can be for the segment.
-        assert_eq!(saved(9_500_000, 500_000), 2 << 20);
+        assert_eq!(saved_by_huge_pages(1_500_000, 500_000, GB), 1_000_000);
+        // Not more than the segment can need.
+        assert_eq!(saved_by_huge_pages(9_500_000, 500_000, GB), 2 << 20);
         // Nothing beyond the rest.
-        assert_eq!(saved(500_000, 600_000), 0);
-        assert_eq!(saved_by_huge_pages(&Status::default(), 0, GB), None);
+        assert_eq!(saved_by_huge_pages(500_000, 600_000, GB), 0);
     }
 
     #[test]
@@ -106,8 +117,8 @@ mod tests {
         // Of one that waits, for other tests map and touch memory here.
         let child = Running::waiting();
         let read = |name| std::fs::read(format!("/proc/{}/{name}", child.pid())).unwrap();
-        let most = besides_main(&read("maps"), &landmarks()).unwrap();
+        let bound = bound(&read("maps")).bytes();
         let status = Status::parse(&read("status"));
-        assert!(status.page_tables.unwrap() <= most, "{status:?} {most}");
+        assert!(status.page_tables.unwrap() <= bound, "{status:?} {bound}");
     }
 }

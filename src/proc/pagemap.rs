@@ -1,54 +1,57 @@
-//! `/proc/PID/pagemap`: which pages of its private mappings a process really holds, and holds alone.
+//! `/proc/PID/pagemap`: which pages of its private mappings a process really has, and which of them no other process maps.
 //!
-//! pagemap has eight bytes for each page of the address space, and a read of them looks at page tables only. smaps tells the
-//! same and more, but walks the pages of shared memory too, again for every process; here only private mappings are
-//! read, so the cost is that of the process's own memory.
+//! pagemap has eight bytes for each page of the address space, and reading them makes the kernel look at page tables only.
+//! smaps says the same and more, but walks the pages of shared memory too, again for every process. Here only private
+//! mappings are read, so the cost grows with the process's own memory.
 //!
-//! Neighbouring mappings are read together, in large pieces into one buffer. Where a mapping is large, or allows no access,
-//! most of it is likely to be a mere reservation, of up to terabytes; there the kernel is first asked which parts have
-//! pages at all (`PAGEMAP_SCAN`, Linux 6.7). On an older kernel a mapping without access is taken to be empty.
+//! Adjacent mappings are read together, in large chunks into one buffer. A mapping that is large, or that allows no access,
+//! is likely to be a mere reservation, of up to terabytes. For it the kernel is first asked which parts have pages at all
+//! (`PAGEMAP_SCAN`, Linux 6.7). On an older kernel a mapping without access is taken to be empty.
 
-use std::ffi::CStr;
 use std::fs::{self, File};
 use std::io;
-use std::mem::{MaybeUninit, size_of};
+use std::mem::size_of;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
-/// What a process holds of some of its memory, in bytes.
+use super::root::Root;
+use super::system::{page_size, release_is_at_least};
+
+/// What a process has in some of its memory, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Held {
-    /// In RAM, pages of zeros that the kernel shares out included.
+pub struct PageTotals {
+    /// In RAM, including the zero page wherever it is mapped.
     pub resident: u64,
-    /// In RAM and mapped by nobody else.
+    /// In RAM and mapped by no other process.
     pub private: u64,
     /// In swap.
     pub swap: u64,
 }
 
-/// From this size on a mapping is asked for what has pages at all.
+/// The size from which on the kernel is asked which parts of a mapping have pages at all.
 const LARGE: u64 = 1 << 30;
 
-/// Up to how many pages without anything are read with those around them: what they cost is less than another read.
-const GAP: u64 = 128;
+/// The longest run of empty pages, in pages, that is read along with its neighbours: that costs less than another read.
+const MERGE_GAP: u64 = 128;
 
-/// How many pages are read at a time. Room for more than these 64 kB the allocator would take from the kernel anew in each call.
-const PIECE: usize = 8 * 1024;
+/// The number of pages that are read at a time: 64 kB of entries. The allocator would take a larger buffer from the kernel
+/// anew in each call.
+const CHUNK_PAGES: usize = 8 * 1024;
 
-/// How large an entry is, in bytes.
+/// The size of an entry, in bytes.
 const ENTRY: usize = size_of::<u64>();
 
 const PRESENT: u64 = 1 << 63;
 const SWAPPED: u64 = 1 << 62;
-/// From Linux 6.15 on. Before 4.2 the page's size was here, and it is no such single bit of these.
+/// From Linux 6.15 on. Before 4.2 the page's size was in these bits, and is never this single one.
 const GUARD: u64 = 1 << 58;
 const AROUND_GUARD: u64 = 0b1111 << 57;
 const EXCLUSIVE: u64 = 1 << 56;
 
-/// A part of the address space, page by page.
+/// A range of the address space that begins and ends between pages.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Part {
+pub struct Span {
     /// Its addresses.
     pub range: Range<u64>,
     /// Whether the process may read, write or execute it.
@@ -79,27 +82,27 @@ impl<'a> Pagemap<'a> {
         Pagemap { file, page_size: page_size(), entries, has_pages: None }
     }
 
-    /// What the process holds of each part; `take` gets it with the part's position. The parts must be in the order of their
-    /// addresses. Calls `between_reads`, which may unwind, after each read.
-    pub fn held(
+    /// What the process has in each span: `visit` gets it with the span's position. The spans must be in the order of their
+    /// addresses. Calls `check_interrupts`, which may unwind, after each read.
+    pub fn totals(
         &mut self,
-        parts: &[Part],
-        mut between_reads: impl FnMut(),
-        mut take: impl FnMut(usize, Held),
+        spans: &[Span],
+        mut check_interrupts: impl FnMut(),
+        mut visit: impl FnMut(usize, PageTotals),
     ) -> io::Result<()> {
-        // The last of the neighbours that are read together.
+        // The last of the adjacent spans that are read together.
         let mut last = 0;
-        for (at, part) in parts.iter().enumerate() {
-            let mut held = Held::default();
-            let is_counted = !is_small(part) && self.scan(&part.range, &mut held, &mut between_reads)?;
-            if !is_counted && part.has_access {
+        for (at, span) in spans.iter().enumerate() {
+            let mut totals = PageTotals::default();
+            let is_counted = !is_small(span) && self.scan(&span.range, &mut totals, &mut check_interrupts)?;
+            if !is_counted && span.has_access {
                 if last <= at {
-                    let is_neighbour = |[a, b]: &&[Part; 2]| a.range.end == b.range.start && is_small(b);
-                    last = at + parts[at..].array_windows().take_while(is_neighbour).count();
+                    let is_adjacent = |[a, b]: &&[Span; 2]| a.range.end == b.range.start && is_small(b);
+                    last = at + spans[at..].array_windows().take_while(is_adjacent).count();
                 }
-                self.count(part.range.clone(), parts[last].range.end, &mut held, &mut between_reads)?;
+                self.count(span.range.clone(), spans[last].range.end, &mut totals, &mut check_interrupts)?;
             }
-            take(at, held);
+            visit(at, totals);
         }
         Ok(())
     }
@@ -109,15 +112,15 @@ impl<'a> Pagemap<'a> {
         &mut self,
         range: Range<u64>,
         until: u64,
-        held: &mut Held,
-        between_reads: &mut impl FnMut(),
+        totals: &mut PageTotals,
+        check_interrupts: &mut impl FnMut(),
     ) -> io::Result<()> {
         let mut page = range.start / self.page_size;
         let end = range.end / self.page_size;
         while page < end {
             if !self.entries.pages().contains(&page) {
                 self.entries.fill(&self.file, page, until / self.page_size)?;
-                between_reads();
+                check_interrupts();
                 if self.entries.count == 0 {
                     // Beyond what the kernel has entries for.
                     return Ok(());
@@ -126,22 +129,28 @@ impl<'a> Pagemap<'a> {
             let stop = end.min(self.entries.pages().end);
             // Without a branch, so that the compiler makes vectors of it.
             let [mut resident, mut private, mut swapped] = [0; 3];
-            for entry in self.entries.between(page, stop) {
+            for entry in self.entries.of_pages(page, stop) {
                 resident += u64::from(entry & PRESENT != 0);
                 private += u64::from(entry & (PRESENT | EXCLUSIVE) == PRESENT | EXCLUSIVE);
-                // A guard is marked as swapped, and takes no room.
+                // A guard page is marked as swapped, and occupies no swap.
                 swapped += u64::from(entry & SWAPPED != 0) & u64::from(entry & AROUND_GUARD != GUARD);
             }
-            held.resident += resident * self.page_size;
-            held.private += private * self.page_size;
-            held.swap += swapped * self.page_size;
+            totals.resident += resident * self.page_size;
+            totals.private += private * self.page_size;
+            totals.swap += swapped * self.page_size;
             page = stop;
         }
         Ok(())
     }
 
-    /// Adds up the entries of those parts of a range that have pages, in RAM or in swap. False if this kernel cannot tell which.
-    fn scan(&mut self, range: &Range<u64>, held: &mut Held, between_reads: &mut impl FnMut()) -> io::Result<bool> {
+    /// Adds up the entries of those parts of a range that have pages, in RAM or in swap. False if this kernel cannot tell
+    /// which they are.
+    fn scan(
+        &mut self,
+        range: &Range<u64>,
+        totals: &mut PageTotals,
+        check_interrupts: &mut impl FnMut(),
+    ) -> io::Result<bool> {
         if !self.has_pages(range.start)? {
             return Ok(true);
         }
@@ -162,7 +171,7 @@ impl<'a> Pagemap<'a> {
             // SAFETY: the kernel writes to `scan`, and to the regions that it points to, no more than it says there are.
             let count = unsafe { libc::ioctl(self.file.as_raw_fd(), PAGEMAP_SCAN, &raw mut scan) };
             let error = io::Error::last_os_error();
-            between_reads();
+            check_interrupts();
             if count < 0 {
                 match error.raw_os_error() {
                     Some(libc::EINTR) => continue,
@@ -170,10 +179,10 @@ impl<'a> Pagemap<'a> {
                     _ => return Err(error),
                 }
             }
-            let gap = GAP * self.page_size;
+            let gap = MERGE_GAP * self.page_size;
             for near in regions[..count as usize].chunk_by(|a, b| b.start.saturating_sub(a.end) <= gap) {
                 if let Some((first, last)) = near.first().zip(near.last()) {
-                    self.count(first.start..last.end, last.end, held, between_reads)?;
+                    self.count(first.start..last.end, last.end, totals, check_interrupts)?;
                 }
             }
             if scan.walk_end <= start {
@@ -196,15 +205,9 @@ impl<'a> Pagemap<'a> {
     }
 }
 
-/// How large a page is.
-pub(super) fn page_size() -> u64 {
-    // SAFETY: asks for a constant of the system.
-    (unsafe { libc::sysconf(libc::_SC_PAGESIZE) }) as u64
-}
-
-/// Whether a mapping is read without a question.
-fn is_small(part: &Part) -> bool {
-    part.has_access && part.range.end.saturating_sub(part.range.start) < LARGE
+/// Whether a span is read without asking first which parts of it have pages.
+fn is_small(span: &Span) -> bool {
+    span.has_access && span.range.end.saturating_sub(span.range.start) < LARGE
 }
 
 /// One pread(2) of entries from a page on, repeated only if a signal came first.
@@ -226,10 +229,12 @@ impl Entries {
     /// Reads the entries from a page on, no further than to `until`.
     fn fill(&mut self, file: &File, page: u64, until: u64) -> io::Result<()> {
         if self.bytes.is_empty() {
-            self.bytes.try_reserve_exact(PIECE * ENTRY).map_err(|_| io::Error::from_raw_os_error(libc::ENOMEM))?;
-            self.bytes.resize(PIECE * ENTRY, 0);
+            self.bytes
+                .try_reserve_exact(CHUNK_PAGES * ENTRY)
+                .map_err(|_| io::Error::from_raw_os_error(libc::ENOMEM))?;
+            self.bytes.resize(CHUNK_PAGES * ENTRY, 0);
         }
-        let wanted = usize::try_from(until - page).map_or(PIECE, |pages| pages.min(PIECE)) * ENTRY;
+        let wanted = usize::try_from(until - page).map_or(CHUNK_PAGES, |pages| pages.min(CHUNK_PAGES)) * ENTRY;
         self.count = 0;
         self.first = page;
         self.count = (read_at(file, &mut self.bytes[..wanted], page)? / ENTRY) as u64;
@@ -237,7 +242,7 @@ impl Entries {
     }
 
     /// The entries of some of the pages.
-    fn between(&self, start: u64, end: u64) -> impl Iterator<Item = u64> {
+    fn of_pages(&self, start: u64, end: u64) -> impl Iterator<Item = u64> {
         let (entries, _) = self.bytes.as_chunks();
         let at = |page: u64| (page - self.first) as usize;
         entries[at(start)..at(end)].iter().map(|&entry| u64::from_ne_bytes(entry))
@@ -281,22 +286,8 @@ struct Region {
 }
 
 /// Whether the kernel tells which pages are mapped by one process alone: from 4.2 on, unless it is built without pagemap.
-pub fn tells_private() -> bool {
-    let mut names = MaybeUninit::uninit();
-    // SAFETY: the names are ours to fill.
-    if unsafe { libc::uname(names.as_mut_ptr()) } != 0 {
-        return false;
-    }
-    // SAFETY: uname() has not failed, and so has filled them.
-    let names: libc::utsname = unsafe { names.assume_init() };
-    // SAFETY: the kernel ends it with a NUL.
-    let release = unsafe { CStr::from_ptr(names.release.as_ptr()) };
-    is_from(&release.to_string_lossy(), (4, 2)) && fs::exists("/proc/self/pagemap").unwrap_or(true)
-}
-
-fn is_from(release: &str, wanted: (u32, u32)) -> bool {
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|number| number.parse().ok());
-    matches!((numbers.next(), numbers.next()), (Some(major), Some(minor)) if (major, minor) >= wanted)
+pub fn tells_private(root: &Root) -> bool {
+    release_is_at_least((4, 2)) && fs::exists(root.path("/proc/self/pagemap")).unwrap_or(true)
 }
 
 #[cfg(test)]

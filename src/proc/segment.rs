@@ -1,12 +1,12 @@
-//! Shared memory segments: which there are, who is attached, how much of each is in RAM.
+//! Shared memory segments: which there are, which processes are attached, how much of each is resident.
 //!
-//! Segments are found in the maps of the processes that are attached, and each counts once. How much of one is in RAM is asked
-//! of the kernel for the segment as a whole, where smaps would say it again for each process, and only of what that
-//! process has touched: by mincore(2), which looks the pages of a mapping up in the object behind it, or in the
-//! system's table of System V segments.
+//! Segments are found in the maps of the processes that are attached, and each counts once. How much of one is resident is asked
+//! of the kernel for the segment as a whole: by mincore(2), which looks the pages of a mapping up in the object that it maps,
+//! or in the system's table of System V segments. smaps would say it again for each process, and only of the pages that this
+//! process has touched.
 
 use std::ffi::OsStr;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
@@ -15,11 +15,13 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::ptr;
 
-use super::category::{Category, Landmarks};
-use super::kv;
-use super::maps;
-use super::pagemap;
-use super::process::{Failure, Pid};
+use super::category::{Category, Classifier};
+use super::error::{Error, Malformed};
+use super::fields;
+use super::maps::{self, Header};
+use super::process::Pid;
+use super::root::{Root, read_if_visible};
+use super::system::page_size;
 
 const SYSTEM_V: &str = "/proc/sysvipc/shm";
 
@@ -28,11 +30,11 @@ const SYSTEM_V: &str = "/proc/sysvipc/shm";
 pub struct Segment {
     /// Whether it is the main one.
     pub is_main: bool,
-    /// What the kernel calls it.
+    /// The kernel's name for it.
     pub name: Vec<u8>,
     /// Its inode; of a System V segment, its identifier.
     pub inode: Option<u64>,
-    /// How large it is mapped, in bytes.
+    /// The size of its largest mapping, in bytes.
     pub size: u64,
     /// The processes that are attached.
     pub pids: Vec<Pid>,
@@ -40,41 +42,59 @@ pub struct Segment {
     range: Range<u64>,
 }
 
-/// How much of a segment is in RAM.
+/// How much of a segment is resident.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Residency {
-    /// So many bytes.
+    /// The number of bytes.
     Bytes(u64),
-    /// There is no such segment any more.
+    /// The segment no longer exists.
     Gone,
     /// The kernel does not tell: the segment has no name any more, or its file is closed to us.
     Unknown,
 }
 
-/// Adds to the segments those that a process's maps show. `None` if that is not of the form of maps.
-pub fn collect(segments: &mut Vec<Segment>, pid: Pid, text: &[u8], landmarks: &Landmarks) -> Option<()> {
-    for line in maps::lines(text) {
-        let (header, range) = line?;
-        let is_main = header.contains(landmarks.in_main_segment);
-        // The guard of the main segment is none.
-        if !header.permissions.ends_with(b"s")
-            || !(is_main || landmarks.category(&header) == Category::DynamicSharedMemory)
-        {
-            continue;
+/// A process's mapping of a segment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attachment {
+    is_main: bool,
+    name: Vec<u8>,
+    inode: Option<u64>,
+    range: Range<u64>,
+}
+
+impl Attachment {
+    /// The attachment that a mapping is, if it is one.
+    pub fn of(mapping: &Header<'_>, range: &Range<u64>, classifier: &Classifier) -> Option<Self> {
+        if !mapping.permissions.ends_with(b"s") {
+            return None;
         }
+        let is_main = range.contains(&classifier.in_main_segment);
+        // The small segment that guards the main one is not of interest.
+        let is_segment = is_main || classifier.classify(mapping) == Category::DynamicSharedMemory;
+        let (name, inode) = (mapping.path.to_vec(), mapping.inode);
+        is_segment.then(|| Attachment { is_main, name, inode, range: range.clone() })
+    }
+
+    /// All in the text of a process's maps.
+    pub fn all(maps: &[u8], classifier: &Classifier) -> Result<Vec<Self>, Malformed> {
+        let mut attachments = Vec::new();
+        for line in maps::lines(maps) {
+            let (header, range) = line?;
+            attachments.extend(Self::of(&header, &range, classifier));
+        }
+        Ok(attachments)
+    }
+}
+
+/// Adds to the segments those that a process is attached to.
+pub fn attach(segments: &mut Vec<Segment>, pid: Pid, attachments: impl IntoIterator<Item = Attachment>) {
+    for Attachment { is_main, name, inode, range } in attachments {
         let size = range.end.saturating_sub(range.start);
         let known = segments
             .iter_mut()
-            .find(|segment| segment.is_main == is_main && segment.inode == header.inode && segment.name == header.path);
+            .find(|segment| segment.is_main == is_main && segment.inode == inode && segment.name == name);
         match known {
-            None => segments.push(Segment {
-                is_main,
-                name: header.path.to_vec(),
-                inode: header.inode,
-                size,
-                pids: vec![pid],
-                range,
-            }),
+            None => segments.push(Segment { is_main, name, inode, size, pids: vec![pid], range }),
             Some(segment) => {
                 segment.size = segment.size.max(size);
                 if segment.pids.last() != Some(&pid) {
@@ -83,7 +103,6 @@ pub fn collect(segments: &mut Vec<Segment>, pid: Pid, text: &[u8], landmarks: &L
             }
         }
     }
-    Some(())
 }
 
 impl Segment {
@@ -92,43 +111,30 @@ impl Segment {
         self.name.starts_with(b"/anon_hugepage")
     }
 
-    /// How much of the segment is in RAM. Calls `between`, which may unwind, at short intervals.
-    pub fn resident(&self, between: impl FnMut()) -> Result<Residency, Failure> {
-        self.look(between).map_err(|source| {
-            let path = match self.name.as_slice() {
-                _ if self.is_main => Path::new("/proc/self/maps"),
-                name if name.starts_with(b"/SYSV") => Path::new(SYSTEM_V),
-                name => Path::new(OsStr::from_bytes(name)),
-            };
-            Failure { path: path.into(), source }
-        })
-    }
-
-    fn look(&self, between: impl FnMut()) -> io::Result<Residency> {
+    /// How much of the segment is resident. Calls `check_interrupts`, which may unwind, at short intervals.
+    pub fn residency(&self, root: &Root, check_interrupts: impl FnMut()) -> Result<Residency, Error> {
+        let name = OsStr::from_bytes(&self.name);
         if self.is_huge() {
-            // mincore would tell our own pages only. Huge pages are never swapped, and set aside when they are mapped.
+            // mincore would tell our own pages only. Huge pages are never swapped, and are reserved when they are mapped.
             Ok(Residency::Bytes(self.size))
         } else if self.is_main {
-            resident_in(&self.range, between).map(Residency::Bytes)
+            let resident = resident_in(&self.range, check_interrupts).map(Residency::Bytes);
+            resident.map_err(|source| Error::Failed { path: "/proc/self/maps".into(), source })
         } else if self.name.starts_with(b"/SYSV") {
-            match fs::read(SYSTEM_V) {
-                Ok(table) => Ok(self.inode.map_or(Residency::Unknown, |id| resident_of_system_v(&table, id))),
-                // The kernel is built without, or denies it.
-                Err(error) => match error.kind() {
-                    io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => Ok(Residency::Unknown),
-                    _ => Err(error),
-                },
-            }
+            let path = root.path(SYSTEM_V);
+            // The kernel may be built without, or deny it.
+            let table = read_if_visible(&path)?;
+            Ok(table.zip(self.inode).map_or(Residency::Unknown, |(table, id)| residency_of_system_v(&table, id)))
         } else if self.name.ends_with(b" (deleted)") {
-            // Nothing leads to it but the mappings of those who are attached.
+            // Nothing leads to it but the mappings of the processes that are attached.
             Ok(Residency::Unknown)
         } else {
-            self.resident_of_file(between)
+            let path = root.path(name);
+            self.residency_of_file(&path, check_interrupts).map_err(|source| Error::Failed { path, source })
         }
     }
 
-    fn resident_of_file(&self, between: impl FnMut()) -> io::Result<Residency> {
-        let path = Path::new(OsStr::from_bytes(&self.name));
+    fn residency_of_file(&self, path: &Path, check_interrupts: impl FnMut()) -> io::Result<Residency> {
         let file = match OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOFOLLOW).open(path) {
             Ok(file) => file,
             Err(error) => {
@@ -144,11 +150,11 @@ impl Segment {
             return Ok(Residency::Gone);
         }
         let mapping = Mapped::new(&file, metadata.len())?;
-        resident_in(&mapping.0, between).map(Residency::Bytes)
+        resident_in(&mapping.0, check_interrupts).map(Residency::Bytes)
     }
 }
 
-/// A file that is mapped, and never looked at.
+/// A file that is mapped, and never accessed.
 struct Mapped(Range<u64>);
 
 impl Mapped {
@@ -173,10 +179,10 @@ impl Drop for Mapped {
     }
 }
 
-/// How much of a range of our own address space is in RAM, whoever has brought it there.
-fn resident_in(range: &Range<u64>, mut between: impl FnMut()) -> io::Result<u64> {
+/// How much of a range of our own address space is resident, whichever process touched it.
+fn resident_in(range: &Range<u64>, mut check_interrupts: impl FnMut()) -> io::Result<u64> {
     const PAGES: usize = 16 * 1024;
-    let page_size = pagemap::page_size();
+    let page_size = page_size();
     let mut states = [0; PAGES];
     let mut resident = 0;
     let mut start = range.start;
@@ -189,19 +195,19 @@ fn resident_in(range: &Range<u64>, mut between: impl FnMut()) -> io::Result<u64>
         }
         resident += page_size * states[..pages as usize].iter().map(|state| u64::from(state & 1)).sum::<u64>();
         start += pages * page_size;
-        between();
+        check_interrupts();
     }
     Ok(resident)
 }
 
 /// The rss of a segment in the text of /proc/sysvipc/shm.
-fn resident_of_system_v(table: &[u8], id: u64) -> Residency {
+fn residency_of_system_v(table: &[u8], id: u64) -> Residency {
     let mut lines = table.split(|&byte| byte == b'\n').map(words);
     let names = lines.next().unwrap_or_default();
     let column = |name: &[u8]| names.iter().position(|&found| found == name);
     let (Some(shmid), Some(rss)) = (column(b"shmid"), column(b"rss")) else { return Residency::Unknown };
-    match lines.find(|line| line.get(shmid).and_then(|word| kv::decimal(word)) == Some(id)) {
-        Some(line) => line.get(rss).and_then(|word| kv::decimal(word)).map_or(Residency::Unknown, Residency::Bytes),
+    match lines.find(|line| line.get(shmid).and_then(|word| fields::decimal(word)) == Some(id)) {
+        Some(line) => line.get(rss).and_then(|word| fields::decimal(word)).map_or(Residency::Unknown, Residency::Bytes),
         None => Residency::Gone,
     }
 }
@@ -219,8 +225,12 @@ mod tests {
 
     use super::*;
 
-    fn landmarks() -> Landmarks {
-        Landmarks { program: b"/bin/postgres".to_vec(), in_main_segment: 0x7f00_0000_1000, system_v_key: 0x9b_c041 }
+    fn classifier() -> Classifier {
+        Classifier { program: b"/bin/postgres".to_vec(), in_main_segment: 0x7f00_0000_1000, system_v_key: 0x9b_c041 }
+    }
+
+    fn attachments(maps: &[u8]) -> Vec<Attachment> {
+        Attachment::all(maps, &classifier()).unwrap()
     }
 
     const MAPS: &[u8] = b"\
@@ -234,9 +244,9 @@ mod tests {
     #[test]
     fn each_segment_once_with_all_that_are_attached() {
         let mut segments = Vec::new();
-        collect(&mut segments, 1, MAPS, &landmarks()).unwrap();
+        attach(&mut segments, 1, attachments(MAPS));
         let only_main = MAPS.split_inclusive(|&byte| byte == b'\n').nth(3).unwrap();
-        collect(&mut segments, 2, only_main, &landmarks()).unwrap();
+        attach(&mut segments, 2, attachments(only_main));
         let found: Vec<_> = segments
             .iter()
             .map(|segment| {
@@ -258,14 +268,14 @@ mod tests {
                 (true, name("/dev/zero (deleted)"), Some(5), 0x10000000, vec![1, 2]),
             ]
         );
-        assert_eq!(collect(&mut segments, 3, b"no maps\n", &landmarks()), None);
-        assert_eq!(collect(&mut segments, 3, &MAPS[..100], &landmarks()), None);
+        assert_eq!(Attachment::all(b"no maps\n", &classifier()), Err(Malformed::LINE));
+        assert_eq!(Attachment::all(&MAPS[..100], &classifier()), Err(Malformed::LINE));
     }
 
     #[test]
     fn residency_of_a_file_that_we_have_not_mapped() {
         let mut file = tempfile::NamedTempFile::new_in("/dev/shm").unwrap();
-        let page = pagemap::page_size();
+        let page = page_size();
         file.write_all(&vec![1; 10 * page as usize]).unwrap();
         // A hole.
         file.as_file().set_len(100 * page).unwrap();
@@ -278,14 +288,14 @@ mod tests {
             range: 0..0,
         };
         let mut calls = 0;
-        assert_eq!(segment.resident(|| calls += 1).unwrap(), Residency::Bytes(10 * page));
+        assert_eq!(segment.residency(&Root::default(), || calls += 1).unwrap(), Residency::Bytes(10 * page));
         assert_eq!(calls, 1);
         let another = Segment { inode: Some(1), ..segment.clone() };
-        assert_eq!(another.resident(|| ()).unwrap(), Residency::Gone);
+        assert_eq!(another.residency(&Root::default(), || ()).unwrap(), Residency::Gone);
         drop(file);
-        assert_eq!(segment.resident(|| ()).unwrap(), Residency::Gone);
+        assert_eq!(segment.residency(&Root::default(), || ()).unwrap(), Residency::Gone);
         let name = [segment.name.as_slice(), b" (deleted)"].concat();
-        assert_eq!(Segment { name, ..segment }.resident(|| ()).unwrap(), Residency::Unknown);
+        assert_eq!(Segment { name, ..segment }.residency(&Root::default(), || ()).unwrap(), Residency::Unknown);
     }
 
     #[test]
@@ -293,10 +303,10 @@ mod tests {
         let table = b"       key      shmid perms                  size  cpid  lpid nattch   uid   gid  cuid  cgid      atime      dtime      ctime                   rss                  swap\n\
             10207297          3  1600                    56   555   560      5   105   111   105   111 1795369930 1795369930 1795369928                  4096                     0\n\
             -2100000         12  1600             146800640   555   560      5   105   111   105   111 1795369930 1795369930 1795369928              20480000                  8192\n";
-        assert_eq!(resident_of_system_v(table, 3), Residency::Bytes(4096));
-        assert_eq!(resident_of_system_v(table, 12), Residency::Bytes(20480000));
-        assert_eq!(resident_of_system_v(table, 4), Residency::Gone);
-        assert_eq!(resident_of_system_v(b"", 4), Residency::Unknown);
+        assert_eq!(residency_of_system_v(table, 3), Residency::Bytes(4096));
+        assert_eq!(residency_of_system_v(table, 12), Residency::Bytes(20480000));
+        assert_eq!(residency_of_system_v(table, 4), Residency::Gone);
+        assert_eq!(residency_of_system_v(b"", 4), Residency::Unknown);
     }
 
     #[test]
@@ -304,8 +314,8 @@ mod tests {
         let mut segments = Vec::new();
         let maps =
             b"7f0000000000-7f0010000000 rw-s 00000000 00:10 5                          /anon_hugepage (deleted)\n";
-        collect(&mut segments, 1, maps, &landmarks()).unwrap();
+        attach(&mut segments, 1, attachments(maps));
         assert!(segments[0].is_huge() && segments[0].is_main);
-        assert_eq!(segments[0].resident(|| ()).unwrap(), Residency::Bytes(0x10000000));
+        assert_eq!(segments[0].residency(&Root::default(), || ()).unwrap(), Residency::Bytes(0x10000000));
     }
 }

@@ -4,7 +4,7 @@
 //!
 //! A mapping is a header line, `start-end perms offset major:minor inode [padding path]`, followed by `Key: value` lines.
 //! Nothing marks its end: the next header does, or the end of the file. `VmFlags` is usually the last key, but older
-//! kernels lack it and newer ones may print more behind it, so it ends nothing here.
+//! kernels lack it and newer ones may print more after it, so it ends nothing here.
 //!
 //! Which keys there are, in what order and how padded, depends on the kernel's version. A key is therefore always matched
 //! by its name. One that we do not know is skipped; one that is missing stays [`Value::Absent`], because every mapping
@@ -37,115 +37,78 @@
 //! - Ending a mapping at `VmFlags`: see above.
 //! - Parsing while reading: a process that exits leaves half a file, which must not become rows.
 
-use std::fmt;
-
 use memchr::{memchr, memchr_iter};
 
-use super::kv;
+use super::error::Malformed;
+use super::fields;
 use super::maps::Header;
 
-/// A number of a mapping, in the order in which current kernels print them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)] // the names are the kernel's
-pub enum Field {
-    Size,
-    KernelPageSize,
-    MmuPageSize,
-    Rss,
-    Pss,
-    PssDirty,
-    SharedClean,
-    SharedDirty,
-    PrivateClean,
-    PrivateDirty,
-    Referenced,
-    Anonymous,
-    Ksm,
-    LazyFree,
-    AnonHugePages,
-    ShmemPmdMapped,
-    FilePmdMapped,
-    SharedHugetlb,
-    PrivateHugetlb,
-    Swap,
-    SwapPss,
-    Locked,
-    ThpEligible,
-    ProtectionKey,
-    // Only in smaps_rollup, behind PssDirty there.
-    PssAnon,
-    PssFile,
-    PssShmem,
+/// Declares the fields, each with its key in the file.
+macro_rules! fields {
+    ($($field:ident => $key:literal,)*) => {
+        /// A number of a mapping, in the order in which current kernels print them.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[allow(missing_docs)] // the names are the kernel's
+        pub enum Field {
+            $($field,)*
+        }
+
+        impl Field {
+            /// All of them, each at the position of its number.
+            pub const ALL: [Field; KEYS.len()] = [$(Field::$field),*];
+        }
+
+        /// The key of each [`Field`], by its position in the enum.
+        const KEYS: [&[u8]; [$(Field::$field),*].len()] = [$($key),*];
+    };
+}
+
+fields! {
+    Size => b"Size",
+    KernelPageSize => b"KernelPageSize",
+    MmuPageSize => b"MMUPageSize",
+    Rss => b"Rss",
+    Pss => b"Pss",
+    PssDirty => b"Pss_Dirty",
+    SharedClean => b"Shared_Clean",
+    SharedDirty => b"Shared_Dirty",
+    PrivateClean => b"Private_Clean",
+    PrivateDirty => b"Private_Dirty",
+    Referenced => b"Referenced",
+    Anonymous => b"Anonymous",
+    Ksm => b"KSM",
+    LazyFree => b"LazyFree",
+    AnonHugePages => b"AnonHugePages",
+    ShmemPmdMapped => b"ShmemPmdMapped",
+    FilePmdMapped => b"FilePmdMapped",
+    SharedHugetlb => b"Shared_Hugetlb",
+    PrivateHugetlb => b"Private_Hugetlb",
+    Swap => b"Swap",
+    SwapPss => b"SwapPss",
+    Locked => b"Locked",
+    // Without a unit.
+    ThpEligible => b"THPeligible",
+    ProtectionKey => b"ProtectionKey",
+    // Only in smaps_rollup, after PssDirty there.
+    PssAnon => b"Pss_Anon",
+    PssFile => b"Pss_File",
+    PssShmem => b"Pss_Shmem",
 }
 
 impl Field {
-    /// How many there are.
-    pub const COUNT: usize = KEYS.len();
+    /// The number of fields.
+    pub const COUNT: usize = Self::ALL.len();
 
-    /// The quantities that smaps has for each mapping, from `Size` to `Locked`, all in kilobytes.
-    pub const KILOBYTES: [Field; 22] = [
-        Field::Size,
-        Field::KernelPageSize,
-        Field::MmuPageSize,
-        Field::Rss,
-        Field::Pss,
-        Field::PssDirty,
-        Field::SharedClean,
-        Field::SharedDirty,
-        Field::PrivateClean,
-        Field::PrivateDirty,
-        Field::Referenced,
-        Field::Anonymous,
-        Field::Ksm,
-        Field::LazyFree,
-        Field::AnonHugePages,
-        Field::ShmemPmdMapped,
-        Field::FilePmdMapped,
-        Field::SharedHugetlb,
-        Field::PrivateHugetlb,
-        Field::Swap,
-        Field::SwapPss,
-        Field::Locked,
-    ];
+    /// The number of fields that smaps has for each mapping in kilobytes: the first ones, from `Size` to `Locked`.
+    const QUANTITIES: usize = Field::Locked as usize + 1;
 }
 
-/// What each [`Field`] is called in the file, by its position in the enum.
-const KEYS: [&[u8]; 27] = [
-    b"Size",
-    b"KernelPageSize",
-    b"MMUPageSize",
-    b"Rss",
-    b"Pss",
-    b"Pss_Dirty",
-    b"Shared_Clean",
-    b"Shared_Dirty",
-    b"Private_Clean",
-    b"Private_Dirty",
-    b"Referenced",
-    b"Anonymous",
-    b"KSM",
-    b"LazyFree",
-    b"AnonHugePages",
-    b"ShmemPmdMapped",
-    b"FilePmdMapped",
-    b"Shared_Hugetlb",
-    b"Private_Hugetlb",
-    b"Swap",
-    b"SwapPss",
-    b"Locked",
-    b"THPeligible",
-    b"ProtectionKey",
-    b"Pss_Anon",
-    b"Pss_File",
-    b"Pss_Shmem",
-];
-
-/// The quantities of a mapping, as current kernels start their lines.
-const LABELS: [[u8; 16]; Field::KILOBYTES.len()] = {
-    let mut labels = [[0; 16]; Field::KILOBYTES.len()];
+/// The start of each quantity's line, as current kernels print it.
+const LABELS: [[u8; 16]; Field::QUANTITIES] = {
+    let mut labels = [[0; 16]; Field::QUANTITIES];
     let mut at = 0;
     while at < labels.len() {
-        labels[at] = kv::label(KEYS[at]);
+        labels[at] = fields::label(KEYS[at]);
         at += 1;
     }
     labels
@@ -167,7 +130,7 @@ pub enum Value {
 /// One mapping: a header line and the keys below it.
 #[derive(Clone, Debug)]
 pub struct Mapping<'a> {
-    /// Where it is and what is mapped.
+    /// Its place, and what is mapped there.
     pub header: Header<'a>,
     keys: Keys<'a>,
 }
@@ -217,15 +180,15 @@ impl<'a> Keys<'a> {
         self.numbers[at] = number.unwrap_or_default();
     }
 
-    /// Takes the keys that a text starts with, and returns what is behind them.
-    fn take<'t: 'a>(&mut self, mut text: &'t [u8]) -> &'t [u8] {
+    /// Reads the keys that a text starts with, and returns what follows them.
+    fn read<'t: 'a>(&mut self, mut text: &'t [u8]) -> &'t [u8] {
         // The position of the key that the kernel prints next.
         let mut expected = 0;
         loop {
             let first = expected;
             while let Some(label) = LABELS.get(expected)
                 && let Some((line, rest)) = text.split_first_chunk()
-                && let Some(number) = kv::kilobytes_of(label, line)
+                && let Some(number) = fields::kilobytes_of(label, line)
             {
                 self.numbers[expected] = number;
                 expected += 1;
@@ -235,14 +198,14 @@ impl<'a> Keys<'a> {
             self.present |= read;
             self.usable |= read;
             // A header has a blank before its first colon.
-            let Some((key, behind)) = kv::key(text) else { return text };
-            let Some(end) = memchr(b'\n', behind) else { return text };
-            let (value, rest) = (&behind[..end], &behind[end + 1..]);
+            let Some((key, after)) = fields::key(text) else { return text };
+            let Some(end) = memchr(b'\n', after) else { return text };
+            let (value, rest) = (&after[..end], &after[end + 1..]);
             if key == VM_FLAGS {
-                self.vm_flags = Some(kv::trim(value));
+                self.vm_flags = Some(value.trim_ascii());
             } else if let Some(at) = (expected..Field::COUNT).chain(0..expected).find(|&at| KEYS[at] == key) {
                 let is_plain = at == Field::ThpEligible as usize || at == Field::ProtectionKey as usize;
-                self.set(at, if is_plain { kv::number(value) } else { kv::kilobytes(value) });
+                self.set(at, if is_plain { fields::number(value) } else { fields::kilobytes(value) });
                 expected = at + 1;
             }
             text = rest;
@@ -254,6 +217,9 @@ impl<'a> Keys<'a> {
 pub fn mappings(text: &[u8]) -> Mappings<'_> {
     Mappings { text, rest: text }
 }
+
+/// How many bytes of a malformed line are shown.
+const SHOWN: usize = 80;
 
 /// See [`mappings`].
 #[derive(Clone, Debug)]
@@ -269,7 +235,8 @@ impl<'a> Mappings<'a> {
         let number = memchr_iter(b'\n', before).count() + 1;
         let line = &self.rest[..memchr(b'\n', self.rest).unwrap_or(self.rest.len())];
         self.rest = &[];
-        Malformed { number, start: line[..line.len().min(Malformed::SHOWN)].escape_ascii().to_string() }
+        let start = line[..line.len().min(SHOWN)].escape_ascii();
+        Malformed(format!("Line {number} is neither a mapping nor a whole \"Key: value\" line: \"{start}\".").into())
     }
 }
 
@@ -285,32 +252,10 @@ impl<'a> Iterator for Mappings<'a> {
             return Some(Err(self.malformed()));
         };
         let mut keys = Keys::default();
-        self.rest = keys.take(rest);
+        self.rest = keys.read(rest);
         Some(Ok(Mapping { header, keys }))
     }
 }
-
-/// A line that has no place in an smaps file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Malformed {
-    /// Counted from one.
-    pub number: usize,
-    /// How the line starts, escaped to ASCII.
-    pub start: String,
-}
-
-impl Malformed {
-    /// How many bytes of the line are kept.
-    const SHOWN: usize = 80;
-}
-
-impl fmt::Display for Malformed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Line {} is neither a mapping nor a whole \"Key: value\" line: \"{}\".", self.number, self.start)
-    }
-}
-
-impl std::error::Error for Malformed {}
 
 #[cfg(any(test, feature = "oracle"))]
 pub mod naive;

@@ -1,17 +1,19 @@
-//! `/proc/PID/status`: the kernel's own counters of what a process holds. No page is walked for them, so they cost the same
-//! however much that is.
+//! `/proc/PID/status`: the kernel's own counters of what a process has. The kernel walks no page for them, so they cost the
+//! same however much that is.
 
-use super::kv;
-use super::process::{Buffer, Error, Process};
+use super::buffer::Buffer;
+use super::error::Error;
+use super::fields;
+use super::process::Process;
 
-/// What a process holds, and how the OOM killer ranks it.
+/// What a process has, and how the OOM killer ranks it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// What it holds.
+    /// What it has.
     pub status: Status,
     /// How likely it is to be killed (oom_score).
     pub oom_score: Option<i32>,
-    /// What the killer is told to add (oom_score_adj).
+    /// What the OOM killer adds to its score (oom_score_adj).
     pub oom_score_adj: Option<i32>,
 }
 
@@ -19,13 +21,8 @@ impl Counters {
     /// Reads those of a process.
     pub fn read(process: &Process, buffer: &mut Buffer) -> Result<Self, Error> {
         let [score, adj, status] = process.read_small([c"oom_score", c"oom_score_adj", c"status"], buffer)?;
-        let status = Status::parse(status);
-        // A process that exits has no address space any more, and stays the one that we hold. So this proves what a second
-        // look at stat would.
-        if status.virtual_size.is_none() {
-            return Err(Error::Gone);
-        }
-        Ok(Counters { status, oom_score: kv::signed(score), oom_score_adj: kv::signed(adj) })
+        let status = Status::parse(status).of_a_living_process()?;
+        Ok(Counters { status, oom_score: fields::signed(score), oom_score_adj: fields::signed(adj) })
     }
 }
 
@@ -34,15 +31,15 @@ impl Counters {
 pub struct Status {
     /// Address space (VmSize).
     pub virtual_size: Option<u64>,
-    /// In RAM (VmRSS): the sum of `rss_anon`, `rss_file` and `rss_shmem`.
+    /// Resident (VmRSS): the sum of `rss_anon`, `rss_file` and `rss_shmem`.
     pub rss: Option<u64>,
-    /// The most that was ever in RAM (VmHWM).
+    /// The most that was ever resident (VmHWM).
     pub peak_rss: Option<u64>,
-    /// Anonymous memory in RAM (RssAnon, Linux 4.5).
+    /// Resident anonymous memory (RssAnon, Linux 4.5).
     pub rss_anon: Option<u64>,
-    /// Files in RAM (RssFile, Linux 4.5).
+    /// Resident file mappings (RssFile, Linux 4.5).
     pub rss_file: Option<u64>,
-    /// Shared memory in RAM (RssShmem, Linux 4.5).
+    /// Resident shared memory (RssShmem, Linux 4.5).
     pub rss_shmem: Option<u64>,
     /// Anonymous memory in swap (VmSwap).
     pub swap: Option<u64>,
@@ -52,17 +49,29 @@ pub struct Status {
     pub locked: Option<u64>,
     /// Page tables (VmPTE).
     pub page_tables: Option<u64>,
-    /// How many threads (Threads), not bytes.
+    /// The number of threads (Threads), not bytes.
     pub threads: Option<u64>,
 }
 
 impl Status {
+    /// Reads that of a process.
+    pub fn read(process: &Process, buffer: &mut Buffer) -> Result<Self, Error> {
+        let [status] = process.read_small([c"status"], buffer)?;
+        Status::parse(status).of_a_living_process()
+    }
+
+    /// Proves what [`Process::revalidate`] would: a process that exits has no address space any more, and status was read by
+    /// way of the descriptor by which the process is pinned.
+    fn of_a_living_process(self) -> Result<Self, Error> {
+        if self.virtual_size.is_some() { Ok(self) } else { Err(Error::Gone) }
+    }
+
     /// Takes from a whole status file what is known. Other keys and lines are skipped.
     pub fn parse(text: &[u8]) -> Self {
         let mut status = Status::default();
         for line in text.split(|&byte| byte == b'\n') {
-            let Some((key, value)) = kv::key(line) else { continue };
-            let bytes = || kv::kilobytes(value)?.checked_mul(1024);
+            let Some((key, value)) = fields::key(line) else { continue };
+            let bytes = || fields::kilobytes(value)?.checked_mul(1024);
             match key {
                 b"VmSize" => status.virtual_size = bytes(),
                 b"VmRSS" => status.rss = bytes(),
@@ -74,7 +83,7 @@ impl Status {
                 b"HugetlbPages" => status.hugetlb = bytes(),
                 b"VmLck" => status.locked = bytes(),
                 b"VmPTE" => status.page_tables = bytes(),
-                b"Threads" => status.threads = kv::number(value),
+                b"Threads" => status.threads = fields::number(value),
                 _ => {}
             }
         }
@@ -91,7 +100,7 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::super::process::tests::{Running, family};
+    use super::super::test_support::{Running, our_tree};
     use super::*;
 
     #[test]
@@ -139,7 +148,7 @@ mod tests {
     #[test]
     fn counters_of_processes() {
         let mut child = Running::waiting();
-        let process = family().open(child.pid()).unwrap();
+        let process = our_tree().pin(child.pid()).unwrap();
         let mut buffer = Buffer::default();
         let counters = Counters::read(&process, &mut buffer).unwrap();
         let adj = fs::read_to_string(format!("/proc/{}/oom_score_adj", child.pid())).unwrap();

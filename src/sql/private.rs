@@ -1,48 +1,38 @@
-//! What a process holds alone: `pg_meminfo_private(pid)`.
+//! What a process holds in private memory: `pg_meminfo_private(pid)`.
 
+use crate::cluster::Cluster;
 use crate::pg::fmgr::{Call, sql_function};
 use crate::pg::interrupts;
-use crate::pg::srf::{Column, ResultSet};
+use crate::pg::rows::rows;
+use crate::proc::address_space::Usage;
 use crate::proc::category::Category;
-use crate::proc::pagemap;
-use crate::proc::private::{self, Scratch};
 
-use super::landmarks;
-use super::reader::Reader;
+use super::report::{or_raise, warn_if_denied};
 
-sql_function! {
-    /// `pg_meminfo_private(pid)`
-    "pg_meminfo_private", "pg_finfo_pg_meminfo_private" => pg_meminfo_private, pg_meminfo_private_info, private_of_process
+sql_function!("pg_meminfo_private" => private_of_process);
+
+rows! {
+    /// The rows of `pg_meminfo_private(pid)`.
+    PrivateRows(category: Category, usage: &Usage, tells_private: bool) {
+        category: text = Some(category.name().as_bytes()),
+        mappings: int8 = Some(usage.mappings),
+        virtual_size: int8 = Some(usage.virtual_size),
+        resident: int8 = usage.pages.map(|pages| pages.resident),
+        private: int8 = usage.pages.filter(|_| tells_private).map(|pages| pages.private),
+        swap: int8 = usage.pages.map(|pages| pages.swap),
+    }
 }
 
-const PRIVATE: [Column; 6] = [
-    Column::text("category"),
-    Column::int8("mappings"),
-    Column::int8("virtual_size"),
-    Column::int8("resident"),
-    Column::int8("private"),
-    Column::int8("swap"),
-];
-
 fn private_of_process(call: &Call) {
-    let mut rows = ResultSet::start(call, &PRIVATE);
+    let mut rows = PrivateRows::start(call);
     let Some(pid) = call.int4(0) else { return };
-    let mut reader = Reader::new();
-    let landmarks = landmarks::find();
-    let usages = reader
-        .look_at(pid, |process| private::by_category(process, &landmarks, &mut Scratch::default(), interrupts::check));
-    reader.warn_if_denied(pid);
-    let tells_private = pagemap::tells_private();
-    for (category, usage) in Category::ALL.into_iter().zip(usages.into_iter().flatten()) {
-        if usage.mappings == 0 {
-            continue;
+    let cluster = or_raise(Cluster::of_this_server(1));
+    let (space, denied) = or_raise(cluster.address_space(pid, interrupts::check));
+    warn_if_denied(pid, denied);
+    let tells_private = cluster.tells_private();
+    for (category, usage) in space.iter().flat_map(|space| Category::ALL.into_iter().zip(&space.usages)) {
+        if usage.mappings > 0 {
+            rows.put(category, usage, tells_private);
         }
-        rows.text(Some(category.name().as_bytes()));
-        rows.int8(Some(usage.mappings));
-        rows.int8(Some(usage.virtual_size));
-        rows.int8(usage.held.map(|held| held.resident));
-        rows.int8(usage.held.filter(|_| tells_private).map(|held| held.private));
-        rows.int8(usage.held.map(|held| held.swap));
-        rows.end_row();
     }
 }

@@ -1,237 +1,173 @@
-//! Every mapping: `get_all_smaps()` and `pg_meminfo_smaps(pid)`.
+//! Every mapping: `get_all_smaps()`, `pg_meminfo_smaps(pid)` and `pg_meminfo_rollup(pid)`.
 
 use std::ffi::CStr;
 
+use crate::cluster::Cluster;
 use crate::pg::fmgr::{Call, sql_function};
-use crate::pg::srf::{Column, ResultSet};
-use crate::pg::{backends, interrupts};
+use crate::pg::rows::rows;
+use crate::pg::{backends, interrupts, settings};
 use crate::proc::category::Category;
 use crate::proc::process::Pid;
 use crate::proc::smaps::{self, Field, Mapping, Value};
 
-use super::landmarks;
-use super::reader::{Reader, raise_malformed};
+use super::report::{or_raise, warn_if_denied, warn_of_denied};
 
-sql_function! {
-    /// `get_all_smaps()`
-    "get_smaps", "pg_finfo_get_smaps" => get_smaps, get_smaps_info, get_all_smaps
-}
+sql_function!("get_smaps" => get_all_smaps);
+sql_function!("pg_meminfo_smaps" => smaps_of_process);
+sql_function!("pg_meminfo_rollup" => rollup_of_process);
 
-sql_function! {
-    /// `pg_meminfo_smaps(pid)`
-    "pg_meminfo_smaps", "pg_finfo_pg_meminfo_smaps" => pg_meminfo_smaps, pg_meminfo_smaps_info, smaps_of_process
-}
-
-sql_function! {
-    /// `pg_meminfo_rollup(pid)`
-    "pg_meminfo_rollup", "pg_finfo_pg_meminfo_rollup" => pg_meminfo_rollup, pg_meminfo_rollup_info, rollup_of_process
-}
-
-/// The published contract: kB, as int4.
-const CONTRACT: [Column; 33] = [
-    Column::int4("pid"),
-    Column::text("start_address"),
-    Column::text("end_address"),
-    Column::char("permissions"),
-    Column::text("byte_offset"),
-    Column::char("dev_major"),
-    Column::char("dev_minor"),
-    Column::int4("inode"),
-    Column::text("sys_path"),
-    Column::int4("mem_size"),
-    Column::int4("kernel_page_size"),
-    Column::int4("mmu_page_size"),
-    Column::int4("rss"),
-    Column::int4("pss"),
-    Column::int4("pss_dirty"),
-    Column::int4("shared_clean"),
-    Column::int4("shared_dirty"),
-    Column::int4("private_clean"),
-    Column::int4("private_dirty"),
-    Column::int4("referenced"),
-    Column::int4("anonymous"),
-    Column::int4("ksm"),
-    Column::int4("lazy_free"),
-    Column::int4("anon_huge_pages"),
-    Column::int4("shmem_pmd_mapped"),
-    Column::int4("file_pmd_mapped"),
-    Column::int4("shared_huge_tlb"),
-    Column::int4("private_huge_tlb"),
-    Column::int4("swap"),
-    Column::int4("swap_pss"),
-    Column::int4("locked"),
-    Column::int4("thp_eligible"),
-    Column::text("vm_flags"),
-];
-
-/// The fields of the contract, in the order of its columns: as the kernel prints them, and no more.
-const CONTRACT_FIELDS: [Field; 23] = {
-    let mut fields = [Field::ThpEligible; 23];
-    let mut at = 0;
-    while at < Field::KILOBYTES.len() {
-        fields[at] = Field::KILOBYTES[at];
-        at += 1;
+rows! {
+    /// The rows of `get_all_smaps()`, the published contract: kB, as int4.
+    ContractRows(pid: Pid, mapping: &Mapping) {
+        pid: int4 = Some(pid),
+        start_address: text = Some(mapping.header.start),
+        end_address: text = Some(mapping.header.end),
+        permissions: bpchar = Some(mapping.header.permissions),
+        byte_offset: text = Some(mapping.header.offset),
+        dev_major: bpchar = Some(mapping.header.major),
+        dev_minor: bpchar = Some(mapping.header.minor),
+        inode: int4 = mapping.header.inode,
+        sys_path: text = Some(mapping.header.path),
+        mem_size: int4 = as_printed(mapping, Field::Size),
+        kernel_page_size: int4 = as_printed(mapping, Field::KernelPageSize),
+        mmu_page_size: int4 = as_printed(mapping, Field::MmuPageSize),
+        rss: int4 = as_printed(mapping, Field::Rss),
+        pss: int4 = as_printed(mapping, Field::Pss),
+        pss_dirty: int4 = as_printed(mapping, Field::PssDirty),
+        shared_clean: int4 = as_printed(mapping, Field::SharedClean),
+        shared_dirty: int4 = as_printed(mapping, Field::SharedDirty),
+        private_clean: int4 = as_printed(mapping, Field::PrivateClean),
+        private_dirty: int4 = as_printed(mapping, Field::PrivateDirty),
+        referenced: int4 = as_printed(mapping, Field::Referenced),
+        anonymous: int4 = as_printed(mapping, Field::Anonymous),
+        ksm: int4 = as_printed(mapping, Field::Ksm),
+        lazy_free: int4 = as_printed(mapping, Field::LazyFree),
+        anon_huge_pages: int4 = as_printed(mapping, Field::AnonHugePages),
+        shmem_pmd_mapped: int4 = as_printed(mapping, Field::ShmemPmdMapped),
+        file_pmd_mapped: int4 = as_printed(mapping, Field::FilePmdMapped),
+        shared_huge_tlb: int4 = as_printed(mapping, Field::SharedHugetlb),
+        private_huge_tlb: int4 = as_printed(mapping, Field::PrivateHugetlb),
+        swap: int4 = as_printed(mapping, Field::Swap),
+        swap_pss: int4 = as_printed(mapping, Field::SwapPss),
+        locked: int4 = as_printed(mapping, Field::Locked),
+        thp_eligible: int4 = as_printed(mapping, Field::ThpEligible),
+        vm_flags: text = Some(mapping.vm_flags().unwrap_or_default()),
     }
-    fields
-};
+}
 
-/// The new surface: bytes, as bigint.
-const SMAPS: [Column; 33] = [
-    Column::text("start_address"),
-    Column::text("end_address"),
-    Column::text("permissions"),
-    Column::int8("byte_offset"),
-    Column::text("device"),
-    Column::int8("inode"),
-    Column::text("name"),
-    Column::text("category"),
-    Column::int8("size"),
-    Column::int8("kernel_page_size"),
-    Column::int8("mmu_page_size"),
-    Column::int8("rss"),
-    Column::int8("pss"),
-    Column::int8("pss_dirty"),
-    Column::int8("shared_clean"),
-    Column::int8("shared_dirty"),
-    Column::int8("private_clean"),
-    Column::int8("private_dirty"),
-    Column::int8("referenced"),
-    Column::int8("anonymous"),
-    Column::int8("ksm"),
-    Column::int8("lazy_free"),
-    Column::int8("anon_huge_pages"),
-    Column::int8("shmem_pmd_mapped"),
-    Column::int8("file_pmd_mapped"),
-    Column::int8("shared_hugetlb"),
-    Column::int8("private_hugetlb"),
-    Column::int8("swap"),
-    Column::int8("swap_pss"),
-    Column::int8("locked"),
-    Column::bool("thp_eligible"),
-    Column::int4("protection_key"),
-    Column::text("vm_flags"),
-];
-
-/// A process's mappings added up by the kernel: its keys of smaps_rollup.
-const ROLLUP: [(Column, Field); 22] = [
-    (Column::int8("rss"), Field::Rss),
-    (Column::int8("pss"), Field::Pss),
-    (Column::int8("pss_dirty"), Field::PssDirty),
-    (Column::int8("pss_anon"), Field::PssAnon),
-    (Column::int8("pss_file"), Field::PssFile),
-    (Column::int8("pss_shmem"), Field::PssShmem),
-    (Column::int8("shared_clean"), Field::SharedClean),
-    (Column::int8("shared_dirty"), Field::SharedDirty),
-    (Column::int8("private_clean"), Field::PrivateClean),
-    (Column::int8("private_dirty"), Field::PrivateDirty),
-    (Column::int8("referenced"), Field::Referenced),
-    (Column::int8("anonymous"), Field::Anonymous),
-    (Column::int8("ksm"), Field::Ksm),
-    (Column::int8("lazy_free"), Field::LazyFree),
-    (Column::int8("anon_huge_pages"), Field::AnonHugePages),
-    (Column::int8("shmem_pmd_mapped"), Field::ShmemPmdMapped),
-    (Column::int8("file_pmd_mapped"), Field::FilePmdMapped),
-    (Column::int8("shared_hugetlb"), Field::SharedHugetlb),
-    (Column::int8("private_hugetlb"), Field::PrivateHugetlb),
-    (Column::int8("swap"), Field::Swap),
-    (Column::int8("swap_pss"), Field::SwapPss),
-    (Column::int8("locked"), Field::Locked),
-];
-
-const ROLLUP_COLUMNS: [Column; ROLLUP.len()] = {
-    let mut columns = [Column::int8(""); ROLLUP.len()];
-    let mut at = 0;
-    while at < columns.len() {
-        columns[at] = ROLLUP[at].0;
-        at += 1;
+rows! {
+    /// The rows of `pg_meminfo_smaps(pid)`: bytes, as bigint.
+    SmapsRows(mapping: &Mapping, category: Category) {
+        start_address: text = Some(mapping.header.start),
+        end_address: text = Some(mapping.header.end),
+        permissions: text = Some(mapping.header.permissions),
+        byte_offset: int8 = mapping.header.byte_offset(),
+        device: text = Some(mapping.header.device),
+        inode: int8 = mapping.header.inode,
+        name: text = (!mapping.header.path.is_empty()).then_some(mapping.header.path),
+        category: text = Some(category.name().as_bytes()),
+        size: int8 = bytes(mapping, Field::Size),
+        kernel_page_size: int8 = bytes(mapping, Field::KernelPageSize),
+        mmu_page_size: int8 = bytes(mapping, Field::MmuPageSize),
+        rss: int8 = bytes(mapping, Field::Rss),
+        pss: int8 = bytes(mapping, Field::Pss),
+        pss_dirty: int8 = bytes(mapping, Field::PssDirty),
+        shared_clean: int8 = bytes(mapping, Field::SharedClean),
+        shared_dirty: int8 = bytes(mapping, Field::SharedDirty),
+        private_clean: int8 = bytes(mapping, Field::PrivateClean),
+        private_dirty: int8 = bytes(mapping, Field::PrivateDirty),
+        referenced: int8 = bytes(mapping, Field::Referenced),
+        anonymous: int8 = bytes(mapping, Field::Anonymous),
+        ksm: int8 = bytes(mapping, Field::Ksm),
+        lazy_free: int8 = bytes(mapping, Field::LazyFree),
+        anon_huge_pages: int8 = bytes(mapping, Field::AnonHugePages),
+        shmem_pmd_mapped: int8 = bytes(mapping, Field::ShmemPmdMapped),
+        file_pmd_mapped: int8 = bytes(mapping, Field::FilePmdMapped),
+        shared_hugetlb: int8 = bytes(mapping, Field::SharedHugetlb),
+        private_hugetlb: int8 = bytes(mapping, Field::PrivateHugetlb),
+        swap: int8 = bytes(mapping, Field::Swap),
+        swap_pss: int8 = bytes(mapping, Field::SwapPss),
+        locked: int8 = bytes(mapping, Field::Locked),
+        thp_eligible: bool = number(mapping, Field::ThpEligible).map(|flag| flag != 0),
+        protection_key: int4 = number(mapping, Field::ProtectionKey),
+        vm_flags: text = mapping.vm_flags(),
     }
-    columns
-};
+}
+
+rows! {
+    /// The row of `pg_meminfo_rollup(pid)`: a process's mappings added up by the kernel, with its keys of smaps_rollup.
+    RollupRow(rollup: &Mapping) {
+        rss: int8 = bytes(rollup, Field::Rss),
+        pss: int8 = bytes(rollup, Field::Pss),
+        pss_dirty: int8 = bytes(rollup, Field::PssDirty),
+        pss_anon: int8 = bytes(rollup, Field::PssAnon),
+        pss_file: int8 = bytes(rollup, Field::PssFile),
+        pss_shmem: int8 = bytes(rollup, Field::PssShmem),
+        shared_clean: int8 = bytes(rollup, Field::SharedClean),
+        shared_dirty: int8 = bytes(rollup, Field::SharedDirty),
+        private_clean: int8 = bytes(rollup, Field::PrivateClean),
+        private_dirty: int8 = bytes(rollup, Field::PrivateDirty),
+        referenced: int8 = bytes(rollup, Field::Referenced),
+        anonymous: int8 = bytes(rollup, Field::Anonymous),
+        ksm: int8 = bytes(rollup, Field::Ksm),
+        lazy_free: int8 = bytes(rollup, Field::LazyFree),
+        anon_huge_pages: int8 = bytes(rollup, Field::AnonHugePages),
+        shmem_pmd_mapped: int8 = bytes(rollup, Field::ShmemPmdMapped),
+        file_pmd_mapped: int8 = bytes(rollup, Field::FilePmdMapped),
+        shared_hugetlb: int8 = bytes(rollup, Field::SharedHugetlb),
+        private_hugetlb: int8 = bytes(rollup, Field::PrivateHugetlb),
+        swap: int8 = bytes(rollup, Field::Swap),
+        swap_pss: int8 = bytes(rollup, Field::SwapPss),
+        locked: int8 = bytes(rollup, Field::Locked),
+    }
+}
 
 fn get_all_smaps(call: &Call) {
-    let mut rows = ResultSet::start(call, &CONTRACT);
-    let mut reader = Reader::new();
+    let mut rows = ContractRows::start(call);
+    let cluster = or_raise(Cluster::of_this_server(settings::readers()));
     let pids: Vec<_> = backends::all().iter().map(|backend| backend.pid).collect();
-    read_mappings(&mut reader, &pids, c"smaps", |pid, mapping| put_contract_row(&mut rows, pid, mapping));
-    reader.warn_of_denied();
+    warn_of_denied(read_mappings(&cluster, &pids, c"smaps", |pid, mapping| rows.put(pid, mapping)));
 }
 
 fn smaps_of_process(call: &Call) {
-    let mut rows = ResultSet::start(call, &SMAPS);
+    let mut rows = SmapsRows::start(call);
     let Some(pid) = call.int4(0) else { return };
-    let mut reader = Reader::new();
-    let landmarks = landmarks::find();
-    read_mappings(&mut reader, &[pid], c"smaps", |_, mapping| {
-        put_row(&mut rows, mapping, landmarks.category(&mapping.header))
-    });
-    reader.warn_if_denied(pid);
+    let cluster = or_raise(Cluster::of_this_server(1));
+    let classifier = cluster.classifier();
+    let put = |_, mapping: &Mapping| rows.put(mapping, classifier.classify(&mapping.header));
+    warn_if_denied(pid, read_mappings(&cluster, &[pid], c"smaps", put));
 }
 
 fn rollup_of_process(call: &Call) {
-    let mut rows = ResultSet::start(call, &ROLLUP_COLUMNS);
+    let mut row = RollupRow::start(call);
     let Some(pid) = call.int4(0) else { return };
-    let mut reader = Reader::new();
-    read_mappings(&mut reader, &[pid], c"smaps_rollup", |_, rollup| {
-        for (_, field) in ROLLUP {
-            rows.int8(bytes(rollup, field));
-        }
-        rows.end_row();
-    });
-    reader.warn_if_denied(pid);
+    let cluster = or_raise(Cluster::of_this_server(1));
+    warn_if_denied(pid, read_mappings(&cluster, &[pid], c"smaps_rollup", |_, rollup| row.put(rollup)));
 }
 
-fn read_mappings(reader: &mut Reader, pids: &[Pid], file: &CStr, mut put: impl FnMut(Pid, &Mapping)) {
-    reader.read_each(pids, file, |pid, text| {
-        for mapping in smaps::mappings(text.bytes) {
+/// Puts each mapping in a file of each process. Returns the number of processes that were denied.
+fn read_mappings(cluster: &Cluster, pids: &[Pid], file: &CStr, mut put: impl FnMut(Pid, &Mapping)) -> usize {
+    or_raise(cluster.read_file_of_each(pids, file, interrupts::check, |pid, text| {
+        for mapping in smaps::mappings(text.bytes()) {
             interrupts::check();
-            put(pid, &mapping.unwrap_or_else(|malformed| raise_malformed(&text, &malformed)));
+            put(pid, &mapping.map_err(|malformed| malformed.in_file(text.path.clone()))?);
         }
-    });
+        Ok(())
+    }))
 }
 
-/// A key that the kernel does not print is 0 here, and a number that int4 cannot hold is NULL.
-fn put_contract_row(rows: &mut ResultSet, pid: Pid, mapping: &Mapping) {
-    let int4 = |number: u64| i32::try_from(number).ok();
-    let number = |field| match mapping.value(field) {
+/// A field of the contract, which is 0 if the kernel does not print it, and NULL if it is no number.
+#[inline]
+fn as_printed(mapping: &Mapping, field: Field) -> Option<u64> {
+    match mapping.value(field) {
         Value::Absent => Some(0),
         Value::Unusable => None,
-        Value::Number(number) => int4(number),
-    };
-    rows.int4(Some(pid));
-    rows.text(Some(mapping.header.start));
-    rows.text(Some(mapping.header.end));
-    rows.char(Some(mapping.header.permissions));
-    rows.text(Some(mapping.header.offset));
-    rows.char(Some(mapping.header.major));
-    rows.char(Some(mapping.header.minor));
-    rows.int4(mapping.header.inode.and_then(int4));
-    rows.text(Some(mapping.header.path));
-    rows.int4s(CONTRACT_FIELDS.map(number));
-    rows.text(Some(mapping.vm_flags().unwrap_or_default()));
-    rows.end_row();
-}
-
-/// A key that the kernel does not print is NULL here.
-fn put_row(rows: &mut ResultSet, mapping: &Mapping, category: Category) {
-    let number = |field| number(mapping, field);
-    rows.text(Some(mapping.header.start));
-    rows.text(Some(mapping.header.end));
-    rows.text(Some(mapping.header.permissions));
-    rows.int8(mapping.header.byte_offset());
-    rows.text(Some(mapping.header.device));
-    rows.int8(mapping.header.inode);
-    rows.text((!mapping.header.path.is_empty()).then_some(mapping.header.path));
-    rows.text(Some(category.name().as_bytes()));
-    for field in Field::KILOBYTES {
-        rows.int8(bytes(mapping, field));
+        Value::Number(number) => Some(number),
     }
-    rows.bool(number(Field::ThpEligible).map(|flag| flag != 0));
-    rows.int4(number(Field::ProtectionKey).and_then(|key| i32::try_from(key).ok()));
-    rows.text(mapping.vm_flags());
-    rows.end_row();
 }
 
 /// A field's number. `None` if the kernel does not print one.
+#[inline]
 fn number(mapping: &Mapping, field: Field) -> Option<u64> {
     match mapping.value(field) {
         Value::Absent | Value::Unusable => None,
@@ -240,6 +176,7 @@ fn number(mapping: &Mapping, field: Field) -> Option<u64> {
 }
 
 /// A quantity in bytes. `None` too if 64 bits cannot hold it.
+#[inline]
 fn bytes(mapping: &Mapping, field: Field) -> Option<u64> {
     number(mapping, field)?.checked_mul(1024)
 }

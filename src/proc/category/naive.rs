@@ -1,23 +1,23 @@
 //! The oracle: the rules by which mappings have a category, each said in full and tried in turn.
 
 use super::super::maps::naive::NaiveHeader;
-use super::{Category, Header, Landmarks};
+use super::{Category, Classifier, Header};
 
 const PROGRAM: &str = "/usr/lib/postgresql/18/bin/postgres";
 pub(in crate::proc) const IN_MAIN_SEGMENT: u64 = 0x7f00_0000_1000;
 
 /// Those that the oracle knows. The fixtures have mappings to match.
-pub(in crate::proc) fn landmarks() -> Landmarks {
-    Landmarks { program: PROGRAM.into(), in_main_segment: IN_MAIN_SEGMENT, system_v_key: 0x009b_c041 }
+pub(in crate::proc) fn classifier() -> Classifier {
+    Classifier { program: PROGRAM.into(), in_main_segment: IN_MAIN_SEGMENT, system_v_key: 0x009b_c041 }
 }
 
 /// The parser and the oracle put every mapping of a text into the same category.
 pub fn assert_agrees(text: &[u8]) {
-    let landmarks = landmarks();
+    let classifier = classifier();
     for line in text.split(|&byte| byte == b'\n') {
         let latin1: String = line.iter().map(|&byte| byte as char).collect();
         if let (Some(header), Some(oracle)) = (Header::parse(line), NaiveHeader::parse(&latin1)) {
-            assert_eq!(landmarks.category(&header), category(&oracle), "{latin1}");
+            assert_eq!(classifier.classify(&header), category(&oracle), "{latin1}");
         }
     }
 }

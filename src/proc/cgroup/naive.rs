@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::super::kv::naive::decimal;
+use super::super::fields::naive::decimal;
 use super::{Limit, Mount, Place, Version, limit, membership, total};
 
 /// Both say the same of a text: as the files cgroup and mountinfo, with an empty line between them, and as each of the

@@ -1,38 +1,16 @@
-//! Trees as systems have them: the two versions, both together, containers.
+//! MadeUpRoots as systems have them: the two versions, both together, containers.
 
-use proptest::prelude::{prop, proptest};
-use tempfile::TempDir;
-
+use super::super::test_support::MadeUpRoot;
 use super::*;
+use proptest::prelude::{prop, proptest};
 
-/// Files below a directory that stands for `/`.
-pub struct Tree(TempDir);
-
-impl Tree {
-    /// Files of these names and contents, in which DEVICE stands for that of the tree.
-    pub fn new(files: &[(&str, &str)]) -> Self {
-        let tree = Tree(tempfile::tempdir().unwrap());
-        let device = fs::metadata(tree.path()).unwrap().dev();
-        let device = format!("{}:{}", libc::major(device), libc::minor(device));
-        for (name, text) in files {
-            let path = tree.path().join(name);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, text.replace("DEVICE", &device)).unwrap();
-        }
-        tree
-    }
-
-    /// What stands for `/`.
-    pub fn path(&self) -> &Path {
-        self.0.path()
-    }
-
+impl MadeUpRoot {
     fn cgroups(&self) -> Vec<Cgroup> {
-        of_ourselves(self.path()).unwrap().unwrap()
+        own_cgroups(&self.root()).unwrap().unwrap()
     }
 
-    fn cannot_be_seen(&self) -> bool {
-        of_ourselves(self.path()).unwrap().is_none()
+    fn are_hidden(&self) -> bool {
+        own_cgroups(&self.root()).unwrap().is_none()
     }
 }
 
@@ -73,7 +51,7 @@ const V2_MOUNT: &str = "30 23 DEVICE / /sys/fs/cgroup rw,nosuid,nodev shared:4 m
 #[test]
 fn version_2_with_a_service_and_its_slice() {
     let service = "sys/fs/cgroup/system.slice/postgresql.service";
-    let tree = Tree::new(&[
+    let tree = MadeUpRoot::new(&[
         ("proc/self/cgroup", "0::/system.slice/postgresql.service\n"),
         ("proc/self/mountinfo", &format!("22 1 254:1 / / rw - ext4 /dev/vda1 rw\n{V2_MOUNT}")),
         (&format!("{service}/memory.max"), "4294967296\n"),
@@ -123,7 +101,7 @@ fn version_2_with_a_service_and_its_slice() {
 #[test]
 fn version_1() {
     let container = "sys/fs/cgroup/memory/docker/0123";
-    let tree = Tree::new(&[
+    let tree = MadeUpRoot::new(&[
         ("proc/self/cgroup", "12:pids:/docker/0123\n4:cpu,memory:/docker/0123\n1:name=systemd:/elsewhere\n"),
         (
             "proc/self/mountinfo",
@@ -175,16 +153,16 @@ fn hybrid_goes_where_memory_is_accounted() {
         ("sys/fs/cgroup/unified/a/memory.max", "111\n"),
         ("sys/fs/cgroup/memory/b/memory.limit_in_bytes", "222\n"),
     ];
-    let one = Tree::new(&[&files[..], &[("proc/self/cgroup", "4:memory:/b\n0::/a\n")]].concat()).cgroups();
+    let one = MadeUpRoot::new(&[&files[..], &[("proc/self/cgroup", "4:memory:/b\n0::/a\n")]].concat()).cgroups();
     assert_eq!((one[0].version, one[0].limit, one.len()), (Version::One, Some(Limit::Bytes(222)), 2));
-    let two = Tree::new(&[&files[..], &[("proc/self/cgroup", "5:pids:/b\n0::/a\n")]].concat()).cgroups();
+    let two = MadeUpRoot::new(&[&files[..], &[("proc/self/cgroup", "5:pids:/b\n0::/a\n")]].concat()).cgroups();
     assert_eq!((two[0].version, two[0].limit, two.len()), (Version::Two, Some(Limit::Bytes(111)), 2));
 }
 
 #[test]
 fn in_a_namespace_of_its_own() {
     // The container's cgroup is the top, and has a limit.
-    let tree = Tree::new(&[
+    let tree = MadeUpRoot::new(&[
         ("proc/self/cgroup", "0::/\n"),
         ("proc/self/mountinfo", V2_MOUNT),
         ("sys/fs/cgroup/memory.max", "2147483648\n"),
@@ -196,7 +174,7 @@ fn in_a_namespace_of_its_own() {
 fn without_a_namespace_only_a_part_is_mounted() {
     // As containers have it in version 1: the path is the host's, the mount begins at the container's.
     let mountinfo = "35 31 DEVICE /docker/0123 /sys/fs/cgroup/memory ro - cgroup cgroup rw,memory\n";
-    let tree = Tree::new(&[
+    let tree = MadeUpRoot::new(&[
         ("proc/self/cgroup", "4:memory:/docker/0123/inner\n"),
         ("proc/self/mountinfo", mountinfo),
         ("sys/fs/cgroup/memory/inner/memory.limit_in_bytes", "111\n"),
@@ -239,14 +217,14 @@ fn what_cannot_be_seen_is_left_out() {
         ("/docker", "/docker/0123"),
     ] {
         let mountinfo = format!("30 23 DEVICE {root} /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n");
-        let tree = Tree::new(&[
+        let tree = MadeUpRoot::new(&[
             ("proc/self/cgroup", &format!("0::{cgroup}\n")),
             ("proc/self/mountinfo", &mountinfo),
             // Where one would get who does not look.
             ("sys/fs/other/memory.max", "5\n"),
             ("sys/fs/cgroup/23/memory.max", "5\n"),
         ]);
-        assert!(tree.cannot_be_seen(), "{cgroup} {root}");
+        assert!(tree.are_hidden(), "{cgroup} {root}");
     }
     // Both above it, and one below the other.
     let mountinfo = b"30 23 DEVICE /.. /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
@@ -266,12 +244,12 @@ fn what_cannot_be_seen_is_left_out() {
         ],
     ];
     for files in unseen {
-        assert!(Tree::new(files).cannot_be_seen(), "{files:?}");
+        assert!(MadeUpRoot::new(files).are_hidden(), "{files:?}");
     }
     let nothing: [&[(&str, &str)]; 3] =
         [&[], &[("proc/self/cgroup", "")], &[("proc/self/cgroup", "nonsense\n"), ("proc/self/mountinfo", V2_MOUNT)]];
     for files in nothing {
-        assert_eq!(Tree::new(files).cgroups(), [], "{files:?}");
+        assert_eq!(MadeUpRoot::new(files).cgroups(), [], "{files:?}");
     }
 }
 
@@ -285,31 +263,32 @@ fn what_is_mounted_over_it_hides_it() {
     ];
     // Our parent at the place where all of it was.
     let parent = format!("{V2_MOUNT}40 23 DEVICE /a/b /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n");
-    let tree = Tree::new(&[&files[..], &[("proc/self/mountinfo", &parent)]].concat());
+    let tree = MadeUpRoot::new(&[&files[..], &[("proc/self/mountinfo", &parent)]].concat());
     assert_eq!(paths(&tree.cgroups()), ["/a/b/c", "/a/b"]);
     assert_eq!(tree.cgroups()[1].limit, Some(Limit::Bytes(7)));
     // Something else, there or above.
     for over in ["40 23 0:99 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n", "40 23 0:99 / /sys/fs rw - tmpfs tmpfs rw\n"] {
         let mountinfo = V2_MOUNT.replace("DEVICE", "0:98") + over;
-        let tree = Tree::new(&[&files[..], &[("proc/self/mountinfo", &mountinfo)]].concat());
-        assert!(tree.cannot_be_seen());
+        let tree = MadeUpRoot::new(&[&files[..], &[("proc/self/mountinfo", &mountinfo)]].concat());
+        assert!(tree.are_hidden());
     }
 }
 
 #[test]
 fn a_failure_of_our_own_is_one() {
-    let tree = Tree::new(&[
+    let tree = MadeUpRoot::new(&[
         ("proc/self/cgroup", "0::/\n"),
         ("proc/self/mountinfo", V2_MOUNT),
         // A directory, where a file should be.
         ("sys/fs/cgroup/memory.max/x", ""),
     ]);
-    assert!(of_ourselves(tree.path()).unwrap_err().path.ends_with("sys/fs/cgroup/memory.max"));
+    let Err(Error::Failed { path, .. }) = own_cgroups(&tree.root()) else { panic!("a limit was read") };
+    assert!(path.ends_with("sys/fs/cgroup/memory.max"));
 }
 
 #[test]
 fn values_that_are_none() {
-    let tree = Tree::new(&[
+    let tree = MadeUpRoot::new(&[
         ("proc/self/cgroup", "0::/\n"),
         ("proc/self/mountinfo", V2_MOUNT),
         ("sys/fs/cgroup/memory.max", "-1\n"),
@@ -323,14 +302,14 @@ fn values_that_are_none() {
 #[test]
 fn swap_is_what_is_left_of_both() {
     let [limited, more] = [5, 8].map(Limit::Bytes);
-    assert_eq!(beyond(Some(more), Some(limited)), Some(Limit::Bytes(3)));
-    assert_eq!(beyond(Some(Limit::Unlimited), Some(limited)), Some(Limit::Unlimited));
-    assert_eq!(beyond(Some(limited), None), None);
+    assert_eq!(remainder(Some(more), Some(limited)), Some(Limit::Bytes(3)));
+    assert_eq!(remainder(Some(Limit::Unlimited), Some(limited)), Some(Limit::Unlimited));
+    assert_eq!(remainder(Some(limited), None), None);
 }
 
 #[test]
 fn our_own() {
-    for cgroup in of_ourselves(Path::new("/")).unwrap().unwrap_or_default() {
+    for cgroup in own_cgroups(&Root::default()).unwrap().unwrap_or_default() {
         assert!(cgroup.path.starts_with(b"/"), "{cgroup:?}");
         assert!(cgroup.working_set() <= cgroup.usage);
     }

@@ -1,6 +1,6 @@
 //! The oracle: every line of meminfo in a map, looked up by key.
 
-use super::super::kv::naive::NaiveKeys;
+use super::super::fields::naive::NaiveKeys;
 use super::Host;
 
 /// The parser and the oracle say the same of any text.

@@ -51,8 +51,8 @@ impl Area {
         assert_eq!(unsafe { libc::mprotect(self.at(0), self.size as usize, protection) }, 0);
     }
 
-    fn part(&self, has_access: bool) -> Part {
-        Part { range: self.start..self.start + self.size, has_access }
+    fn span(&self, has_access: bool) -> Span {
+        Span { range: self.start..self.start + self.size, has_access }
     }
 }
 
@@ -63,80 +63,81 @@ impl Drop for Area {
     }
 }
 
-fn held(parts: &[Part]) -> Vec<Held> {
+fn totals(spans: &[Span]) -> Vec<PageTotals> {
     let mut found = Vec::new();
     let mut entries = Entries::default();
     pagemap(&mut entries)
-        .held(
-            parts,
+        .totals(
+            spans,
             || (),
-            |at, held| {
+            |at, totals| {
                 assert_eq!(at, found.len());
-                found.push(held);
+                found.push(totals);
             },
         )
         .unwrap();
     found
 }
 
-fn pages(count: u64) -> Held {
-    Held { resident: count * page_size(), private: count * page_size(), swap: 0 }
+fn pages(count: u64) -> PageTotals {
+    PageTotals { resident: count * page_size(), private: count * page_size(), swap: 0 }
 }
 
 #[test]
 fn pages_that_were_written() {
     let area = Area::private(100 * page_size());
-    assert_eq!(held(&[area.part(true)]), [Held::default()]);
+    assert_eq!(totals(&[area.span(true)]), [PageTotals::default()]);
     [0, 1, 50, 99].iter().for_each(|&page| area.write(page));
-    assert_eq!(held(&[area.part(true)]), [pages(4)]);
+    assert_eq!(totals(&[area.span(true)]), [pages(4)]);
 }
 
 #[test]
 fn the_zero_page_is_nobodys() {
     let area = Area::private(10 * page_size());
     (0..10).for_each(|page| area.read(page));
-    assert_eq!(held(&[area.part(true)]), [Held { resident: 10 * page_size(), private: 0, swap: 0 }]);
+    assert_eq!(totals(&[area.span(true)]), [PageTotals { resident: 10 * page_size(), private: 0, swap: 0 }]);
 }
 
 #[test]
 fn neighbours_are_told_apart() {
-    let area = Area::private(3 * PIECE as u64 * page_size());
-    let whole = area.part(true).range;
+    let area = Area::private(3 * CHUNK_PAGES as u64 * page_size());
+    let whole = area.span(true).range;
     let cut = |pages: &[u64]| {
         let bounds = pages.iter().map(|page| whole.start + page * page_size());
         let bounds: Vec<_> = std::iter::once(whole.start).chain(bounds).chain([whole.end]).collect();
-        bounds.windows(2).map(|pair| Part { range: pair[0]..pair[1], has_access: true }).collect::<Vec<_>>()
+        bounds.windows(2).map(|pair| Span { range: pair[0]..pair[1], has_access: true }).collect::<Vec<_>>()
     };
-    let piece = PIECE as u64;
-    for page in [0, 1, 2, piece - 1, piece, piece + 7, 3 * piece - 1] {
+    let chunk = CHUNK_PAGES as u64;
+    for page in [0, 1, 2, chunk - 1, chunk, chunk + 7, 3 * chunk - 1] {
         area.write(page);
     }
-    assert_eq!(held(&cut(&[])), [pages(7)]);
-    assert_eq!(held(&cut(&[1])), [pages(1), pages(6)]);
-    assert_eq!(held(&cut(&[1, 2, piece, piece + 7])), [pages(1), pages(1), pages(2), pages(1), pages(2)]);
+    assert_eq!(totals(&cut(&[])), [pages(7)]);
+    assert_eq!(totals(&cut(&[1])), [pages(1), pages(6)]);
+    assert_eq!(totals(&cut(&[1, 2, chunk, chunk + 7])), [pages(1), pages(1), pages(2), pages(1), pages(2)]);
     // Not neighbours: what is between is nobody's.
-    let mut parts = cut(&[1, piece + 8]);
-    parts.remove(1);
-    assert_eq!(held(&parts), [pages(1), pages(1)]);
+    let mut spans = cut(&[1, chunk + 8]);
+    spans.remove(1);
+    assert_eq!(totals(&spans), [pages(1), pages(1)]);
 }
 
 #[test]
 fn few_reads_for_many_neighbours() {
     let area = Area::private(1000 * page_size());
-    let start = area.part(true).range.start;
-    let parts: Vec<_> = (0..1000)
-        .map(|n| Part { range: start + n * page_size()..start + (n + 1) * page_size(), has_access: true })
+    let start = area.span(true).range.start;
+    let spans: Vec<_> = (0..1000)
+        .map(|n| Span { range: start + n * page_size()..start + (n + 1) * page_size(), has_access: true })
         .collect();
     let mut entries = Entries::default();
     let mut reads = 0;
-    pagemap(&mut entries).held(&parts, || reads += 1, |_, _| ()).unwrap();
+    pagemap(&mut entries).totals(&spans, || reads += 1, |_, _| ()).unwrap();
     assert_eq!(reads, 1);
 }
 
-/// Whether this kernel can tell which parts have pages.
+/// Whether this kernel can tell which spans have pages.
 fn can_scan() -> bool {
     let area = Area::private(page_size());
-    let can = pagemap(&mut Entries::default()).scan(&area.part(true).range, &mut Held::default(), &mut || ()).unwrap();
+    let can =
+        pagemap(&mut Entries::default()).scan(&area.span(true).range, &mut PageTotals::default(), &mut || ()).unwrap();
     if !can {
         eprintln!("skipped: PAGEMAP_SCAN came with Linux 6.7");
     }
@@ -151,7 +152,7 @@ fn pages_behind_no_access() {
     let area = Area::private(1000 * page_size());
     [3, 4, 700].iter().for_each(|&page| area.write(page));
     area.protect(libc::PROT_NONE);
-    assert_eq!(held(&[area.part(false)]), [pages(3)]);
+    assert_eq!(totals(&[area.span(false)]), [pages(3)]);
 }
 
 #[test]
@@ -164,14 +165,14 @@ fn huge_reservations_cost_no_more_than_their_pages() {
         let has_access = protection != libc::PROT_NONE;
         let mut written = 0;
         if has_access {
-            // More parts than are found at a time, and one at the very end.
+            // More spans than are found at a time, and one at the very end.
             (0..600).for_each(|n| area.write(n * 1_000_003));
             area.write((1 << 44) / page_size() - 1);
             written = 601;
         }
         let mut entries = Entries::default();
-        let (mut reads, mut found) = (0, Held::default());
-        pagemap(&mut entries).held(&[area.part(has_access)], || reads += 1, |_, held| found = held).unwrap();
+        let (mut reads, mut found) = (0, PageTotals::default());
+        pagemap(&mut entries).totals(&[area.span(has_access)], || reads += 1, |_, totals| found = totals).unwrap();
         assert_eq!(found, pages(written));
         // A read for each part that was found, and a look for each few hundred. To read all of it would be many thousands.
         assert!((written..=written + 4).contains(&reads), "{reads}");
@@ -186,10 +187,10 @@ fn few_reads_for_pages_that_are_near_each_other() {
     let area = Area::private(LARGE);
     // Every other page, and some that are further apart.
     (0..10_000).for_each(|n| area.write(2 * n));
-    (0..10).for_each(|n| area.write(30_000 + (GAP + 2) * n));
+    (0..10).for_each(|n| area.write(30_000 + (MERGE_GAP + 2) * n));
     let mut entries = Entries::default();
-    let (mut reads, mut found) = (0, Held::default());
-    pagemap(&mut entries).held(&[area.part(true)], || reads += 1, |_, held| found = held).unwrap();
+    let (mut reads, mut found) = (0, PageTotals::default());
+    pagemap(&mut entries).totals(&[area.span(true)], || reads += 1, |_, totals| found = totals).unwrap();
     assert_eq!(found, pages(10_010));
     assert!((10..100).contains(&reads), "{reads}");
 }
@@ -204,37 +205,23 @@ fn entries_of_old_kernels() {
     let entries: Vec<_> =
         [0, present, swapped, swapped, guard].iter().flat_map(|entry: &u64| entry.to_ne_bytes()).collect();
     fs::write(&path, entries).unwrap();
-    let (mut entries, mut found) = (Entries::default(), Held::default());
-    let part = Part { range: 0..5 * page_size(), has_access: true };
-    Pagemap::new(File::open(&path).unwrap(), &mut entries).held(&[part], || (), |_, held| found = held).unwrap();
+    let (mut entries, mut found) = (Entries::default(), PageTotals::default());
+    let span = Span { range: 0..5 * page_size(), has_access: true };
+    Pagemap::new(File::open(&path).unwrap(), &mut entries).totals(&[span], || (), |_, totals| found = totals).unwrap();
     assert_eq!((found.resident, found.swap), (page_size(), 2 * page_size()));
 }
 
 #[test]
 fn beyond_the_end_there_is_nothing() {
-    let vsyscall = Part { range: 0xffff_ffff_ff60_0000..0xffff_ffff_ff60_1000, has_access: true };
-    assert_eq!(held(&[vsyscall]), [Held::default()]);
-    assert_eq!(held(&[]), []);
+    let vsyscall = Span { range: 0xffff_ffff_ff60_0000..0xffff_ffff_ff60_1000, has_access: true };
+    assert_eq!(totals(&[vsyscall]), [PageTotals::default()]);
+    assert_eq!(totals(&[]), []);
 }
 
 #[test]
 fn a_failed_read_is_an_error() {
     let mut entries = Entries::default();
     let mut pagemap = Pagemap::new(File::open("/").unwrap(), &mut entries);
-    let part = Part { range: page_size()..2 * page_size(), has_access: true };
-    assert!(pagemap.held(&[part], || (), |_, _| ()).is_err());
-}
-
-#[test]
-fn releases_of_kernels() {
-    for (release, expected) in [
-        ("6.18.5\n", true),
-        ("4.2.0-rc1", true),
-        ("4.1.99", false),
-        ("3.10.0-1160.el7", false),
-        ("10.0", true),
-        ("", false),
-    ] {
-        assert_eq!(is_from(release, (4, 2)), expected, "{release}");
-    }
+    let span = Span { range: page_size()..2 * page_size(), has_access: true };
+    assert!(pagemap.totals(&[span], || (), |_, _| ()).is_err());
 }

@@ -32,7 +32,8 @@ fn path_of(path: &[u8]) -> Vec<u8> {
 
 /// The line in which parsing stops.
 fn refused_at(text: &[u8]) -> usize {
-    mappings(text).find_map(Result::err).expect("an error").number
+    let malformed = mappings(text).find_map(Result::err).expect("an error").to_string();
+    malformed.strip_prefix("Line ").and_then(|rest| rest.split(' ').next()?.parse().ok()).expect("a line's number")
 }
 
 // The file: records, keys, order.
@@ -48,7 +49,7 @@ fn fields_have_the_position_of_their_key() {
     assert_eq!(KEYS[Field::Locked as usize], b"Locked");
     assert_eq!(KEYS[Field::ThpEligible as usize], b"THPeligible");
     assert_eq!(KEYS[Field::ProtectionKey as usize], b"ProtectionKey");
-    for (at, field) in Field::KILOBYTES.into_iter().enumerate() {
+    for (at, field) in Field::ALL[..Field::QUANTITIES].iter().copied().enumerate() {
         assert_eq!(field as usize, at);
         // Key and name differ only in underscores and in how acronyms are written.
         let plain = |text: &str| text.replace('_', "").to_lowercase();
@@ -124,7 +125,7 @@ fn this_kernel() {
         let address = |hex: &[u8]| u64::from_str_radix(std::str::from_utf8(hex).unwrap(), 16).unwrap();
         let size = (address(mapping.header.end) - address(mapping.header.start)) / 1024;
         assert_eq!(mapping.value(Field::Size), Value::Number(size));
-        assert!(!Field::KILOBYTES.iter().any(|&field| mapping.value(field) == Value::Unusable));
+        assert!(!Field::ALL[..Field::QUANTITIES].iter().any(|&field| mapping.value(field) == Value::Unusable));
     }
     assert_agrees(&text);
 }
@@ -197,12 +198,12 @@ fn a_rollup_is_one_mapping() {
 #[test]
 fn keys_count_by_name_whatever_their_order() {
     let mut text = header(b"");
-    for (at, key) in KEYS[..Field::KILOBYTES.len()].iter().enumerate().rev() {
+    for (at, key) in KEYS[..Field::QUANTITIES].iter().enumerate().rev() {
         text.extend_from_slice(key);
         text.extend_from_slice(format!(": {at} kB\n").as_bytes());
     }
     let mapping = only(&text);
-    for (at, field) in Field::KILOBYTES.into_iter().enumerate() {
+    for (at, field) in Field::ALL[..Field::QUANTITIES].iter().copied().enumerate() {
         assert_eq!(mapping.value(field), Value::Number(at as u64));
     }
 }

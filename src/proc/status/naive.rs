@@ -1,6 +1,6 @@
 //! The oracle: every line of status in a map, looked up by key.
 
-use super::super::kv::naive::NaiveKeys;
+use super::super::fields::naive::NaiveKeys;
 use super::Status;
 
 /// The parser and the oracle say the same of any text.

@@ -1,4 +1,4 @@
-//! What differs between the majors of Postgres, and nothing else does.
+//! All that differs between the majors of Postgres.
 
 use core::ffi::c_char;
 

@@ -1,9 +1,29 @@
 use std::collections::HashSet;
+use std::ffi::CStr;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::super::process::tests::{Running, family, me};
+use super::super::buffer::Buffer;
+use super::super::test_support::{Running, me, our_tree};
 use super::*;
+
+/// Reads a file of each process, and passes its text on.
+fn read_file_of_each(
+    pids: &[Pid],
+    name: &CStr,
+    threads: usize,
+    check_interrupts: impl FnMut(),
+    mut visit: impl FnMut(Pid, Result<&[u8], Error>),
+) {
+    let read = |process: &Process, buffer: &mut Buffer, check_interrupts: &mut dyn FnMut()| {
+        process.read(name, buffer, check_interrupts)
+    };
+    let visit = |pid, result: Result<&mut Buffer, Error>| {
+        visit(pid, result.map(|buffer| buffer.text()));
+        Ok(())
+    };
+    read_each(&our_tree(), pids, threads, check_interrupts, read, visit).unwrap();
+}
 
 /// Children, and what else a caller might ask for: a stranger, a pid that nobody has.
 fn some_processes() -> (Vec<Running>, Vec<Pid>) {
@@ -21,16 +41,14 @@ fn each_process_is_read_once_by_any_number_of_threads() {
     for threads in [0, 1, 2, 4, 100] {
         let mut read = HashSet::new();
         let mut gone = HashSet::new();
-        read_each(
-            &family(),
+        read_file_of_each(
             &pids,
             c"cmdline",
             threads,
             || (),
             |pid, result| match result {
-                Ok(Text { path, bytes }) => {
-                    assert_eq!(path, PathBuf::from(format!("/proc/{pid}/cmdline")));
-                    assert_eq!(bytes, fs::read(path).unwrap());
+                Ok(text) => {
+                    assert_eq!(text, fs::read(format!("/proc/{pid}/cmdline")).unwrap());
                     assert!(read.insert(pid));
                 }
                 Err(Error::Gone) => assert!(gone.insert(pid)),
@@ -44,7 +62,7 @@ fn each_process_is_read_once_by_any_number_of_threads() {
 
 #[test]
 fn nothing_to_read() {
-    read_each(&family(), &[], c"smaps", 4, || (), |_, _| panic!("there is no process"));
+    read_file_of_each(&[], c"smaps", 4, || (), |_, _| panic!("there is no process"));
 }
 
 #[test]
@@ -61,15 +79,15 @@ fn unwinding_ends_all_threads_and_leaves_no_descriptor() {
                 }
             };
             let unwound = catch_unwind(AssertUnwindSafe(|| {
-                read_each(&family(), &pids, c"smaps", threads, || count(&mut calls), |_, _| ());
+                read_file_of_each(&pids, c"smaps", threads, || count(&mut calls), |_, _| ());
             }));
             assert_eq!(unwound.unwrap_err().downcast_ref(), Some(&"our own"));
             calls = 0;
             let unwound = catch_unwind(AssertUnwindSafe(|| {
-                read_each(&family(), &pids, c"smaps", threads, || (), |_, _| count(&mut calls));
+                read_file_of_each(&pids, c"smaps", threads, || (), |_, _| count(&mut calls));
             }));
             assert_eq!(unwound.unwrap_err().downcast_ref(), Some(&"our own"));
-            assert_eq!(children.iter().map(Running::held).sum::<usize>(), 0);
+            assert_eq!(children.iter().map(Running::descriptors).sum::<usize>(), 0);
         }
     }
 }
@@ -84,8 +102,7 @@ fn threads_take_no_signals_and_the_caller_does_again() {
     let own = mask("/proc/thread-self").unwrap();
     let (_children, pids) = some_processes();
     let mut masks = Vec::new();
-    read_each(
-        &family(),
+    read_file_of_each(
         &pids,
         c"smaps",
         4,
@@ -110,15 +127,37 @@ fn threads_take_no_signals_and_the_caller_does_again() {
 fn no_more_than_the_descriptors_that_are_promised() {
     let (children, pids) = some_processes();
     let threads = 2;
-    read_each(
-        &family(),
+    read_file_of_each(
         &pids,
         c"smaps",
         threads,
         || (),
         |_, _| {
-            let held: usize = children.iter().map(Running::held).sum();
-            assert!(held <= threads * DESCRIPTORS, "{held}");
+            let descriptors: usize = children.iter().map(Running::descriptors).sum();
+            assert!(descriptors <= threads * DESCRIPTORS, "{descriptors}");
         },
     );
+}
+
+#[test]
+fn an_error_of_the_visitor_ends_all() {
+    let (children, pids) = some_processes();
+    for threads in [1, 2, 4] {
+        let mut visits = 0;
+        let read = |_: &Process, _: &mut (), _: &mut dyn FnMut()| Ok(());
+        let result = read_each(
+            &our_tree(),
+            &pids,
+            threads,
+            || (),
+            read,
+            |_, _| {
+                visits += 1;
+                if visits == 3 { Err(Error::Denied) } else { Ok(()) }
+            },
+        );
+        assert!(matches!(result, Err(Error::Denied)));
+        assert_eq!(visits, 3);
+        assert_eq!(children.iter().map(Running::descriptors).sum::<usize>(), 0);
+    }
 }

@@ -1,4 +1,4 @@
-//! Where Postgres's own shared memory is, and what it takes.
+//! Postgres's main shared memory segment: where it is, and what it needs.
 
 use core::ffi::CStr;
 
@@ -16,12 +16,12 @@ pub fn system_v_key() -> u32 {
     unsafe { pg_sys::UsedShmemSegID as u32 }
 }
 
-/// How many huge pages the main segment takes (shared_memory_size_in_huge_pages). `None` where Postgres knows none.
+/// The number of huge pages that the main segment needs (shared_memory_size_in_huge_pages). `None` if Postgres does not know.
 pub fn huge_pages_needed() -> Option<u64> {
     // SAFETY: the name ends with a NUL, and is that of a setting in each major that we support.
     let text = unsafe { pg_sys::GetConfigOption(c"shared_memory_size_in_huge_pages".as_ptr(), false, false) };
     // SAFETY: a text in a buffer that the next call fills anew.
     let text = unsafe { CStr::from_ptr(text) };
-    // -1 if it knows none.
+    // -1 if it does not know.
     text.to_str().ok()?.parse().ok()
 }

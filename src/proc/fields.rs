@@ -1,10 +1,11 @@
 //! `Key:   value` lines, as smaps, smaps_rollup, status and meminfo print them.
 //!
 //! The kernel pads between the colon and the value with blanks or tabs, by amounts that change from version to version.
-//! A quantity is decimal and followed by ` kB`; a flag or an index stands alone. Both readers below take exactly that
+//! A quantity is decimal and followed by ` kB`; a flag or an index stands alone. Both readers below accept exactly that
 //! and nothing looser: a number whose unit is missing was cut off, and one with another unit would be off by its factor.
+//! Below them are the kernel's other small forms: a file of a single number, and lines of a key and a number.
 
-/// The key that a text starts with, and what is behind its colon. `None` if the first line has no key: no colon, nothing
+/// The key that a text starts with, and what follows its colon. `None` if the first line has no key: no colon, nothing
 /// before it, or a blank before it.
 #[inline]
 pub fn key(text: &[u8]) -> Option<(&[u8], &[u8])> {
@@ -15,16 +16,16 @@ pub fn key(text: &[u8]) -> Option<(&[u8], &[u8])> {
 
 /// The number of kilobytes in a value such as `     132 kB`.
 pub fn kilobytes(value: &[u8]) -> Option<u64> {
-    decimal(trim(value).strip_suffix(b" kB")?)
+    decimal(value.trim_ascii().strip_suffix(b" kB")?)
 }
 
 /// The number in a value such as `           1`.
 pub fn number(value: &[u8]) -> Option<u64> {
-    decimal(trim(value))
+    decimal(value.trim_ascii())
 }
 
-/// How current kernels start the line of a key: with blanks up to the column where a number of up to eight digits ends
-/// eight columns further on.
+/// The start of a key's line as current kernels print it: the key, its colon, and blanks up to the eight columns in which a
+/// number of up to eight digits stands at the right.
 pub const fn label(key: &[u8]) -> [u8; 16] {
     let mut label = [b' '; 16];
     let mut at = 0;
@@ -36,11 +37,11 @@ pub const fn label(key: &[u8]) -> [u8; 16] {
     label
 }
 
-/// How long the line of a quantity is in that layout: label, eight columns, ` kB` and the newline.
+/// The length of a quantity's line in that layout: label, eight columns, ` kB` and the newline.
 pub const LINE: usize = 28;
 
-/// The number in the line of a key that is laid out as current kernels do. What [`key`] and [`kilobytes`] make of such a
-/// line, without a loop. `None` for any other text, whether it has that key or not.
+/// The number in the line of a key, if the line has the layout of current kernels: what [`key`] and [`kilobytes`] find there,
+/// without a loop. `None` for any other text, whether it has that key or not.
 #[inline]
 pub fn kilobytes_of(label: &[u8; 16], line: &[u8; LINE]) -> Option<u64> {
     let (start, rest) = line.split_first_chunk()?;
@@ -52,7 +53,7 @@ pub fn kilobytes_of(label: &[u8; 16], line: &[u8; LINE]) -> Option<u64> {
     if digits == b"       0" { Some(0) } else { eight_columns(*digits) }
 }
 
-/// A decimal number in eight columns, with blanks before it. All columns at a time, a byte of a word each.
+/// A decimal number in eight columns, with blanks before it. Each column is a byte of a word, and all are read at once.
 #[inline]
 fn eight_columns(columns: [u8; 8]) -> Option<u64> {
     const EACH: u64 = 0x0101_0101_0101_0101;
@@ -61,7 +62,7 @@ fn eight_columns(columns: [u8; 8]) -> Option<u64> {
     let blanks = (word ^ (EACH * 16)).trailing_zeros() / 8;
     // A blank counts as the digit 0. In a word of nothing but blanks, there is no number.
     let word = word.checked_shr(8 * blanks)? << (8 * blanks);
-    // Adding 118 takes what exceeds 9 beyond 127.
+    // Adding 118 makes any byte above 9 exceed 127.
     if (word.wrapping_add(EACH * 118) | word) & (EACH * 128) != 0 {
         return None;
     }
@@ -74,18 +75,13 @@ fn eight_columns(columns: [u8; 8]) -> Option<u64> {
 
 /// The number, which may be negative, in a file that holds nothing else.
 pub fn signed(text: &[u8]) -> Option<i32> {
-    str::from_utf8(trim(text)).ok()?.parse().ok()
+    str::from_utf8(text.trim_ascii()).ok()?.parse().ok()
 }
 
 /// The number of a key in a text of lines `key number`, the kernel's flat keyed format: memory.stat and vmstat.
 pub fn flat_keyed(text: &[u8], key: &[u8]) -> Option<u64> {
     let value = |line: &'_ [u8]| decimal(line.strip_prefix(key)?.strip_prefix(b" ")?);
     text.split(|&byte| byte == b'\n').find_map(value)
-}
-
-/// A value without the blanks and tabs around it.
-pub fn trim(value: &[u8]) -> &[u8] {
-    value.trim_ascii()
 }
 
 /// Decimal digits, all of them and nothing else. `None` if there are none, or if they exceed 64 bits.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::{flat_keyed, number, signed};
 
-/// What the kernel and we trim.
+/// The blanks that are trimmed.
 const BLANKS: [char; 5] = [' ', '\t', '\n', '\r', '\x0c'];
 
 /// Keys that are asked for, and one that never is.

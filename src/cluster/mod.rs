@@ -1,0 +1,152 @@
+//! The processes of this cluster, and what they hold: what `pg` knows of them, and what `proc` reads of them.
+//!
+//! Nothing here raises, warns or prints: the SQL functions and a background worker both stand on it. A function returns
+//! what it found, and an [`Error`] only where nothing is known. A process that is gone is left out. One that the kernel does
+//! not let us read is counted, in one place: [`Cluster::read_each`].
+//!
+//! As in [`crate::proc`], `check_interrupts` is called at short intervals and may unwind; so may a function of Postgres's that
+//! fails.
+
+use std::collections::BTreeMap;
+use std::ffi::CStr;
+use std::fs;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+
+use crate::pg::backends::{self, Backend};
+use crate::pg::{fd, main_segment};
+use crate::proc::address_space::{AddressSpace, Scratch};
+use crate::proc::buffer::Buffer;
+use crate::proc::category::Classifier;
+use crate::proc::error::Error;
+use crate::proc::pagemap;
+use crate::proc::process::{Pid, Process};
+use crate::proc::process_tree::ProcessTree;
+use crate::proc::read_pool;
+use crate::proc::root::Root;
+
+pub mod processes;
+pub mod segments;
+pub mod totals;
+
+/// The processes of this cluster.
+pub struct Cluster {
+    root: Root,
+    tree: ProcessTree,
+    classifier: Classifier,
+    threads: usize,
+}
+
+/// The whole of a process's file.
+#[derive(Debug, Default)]
+pub struct Text {
+    /// The file.
+    pub path: PathBuf,
+    buffer: Buffer,
+}
+
+impl Text {
+    /// All of it.
+    pub fn bytes(&self) -> &[u8] {
+        self.buffer.text()
+    }
+}
+
+impl Cluster {
+    /// That of this server, whose processes up to so many threads read at the same time.
+    pub fn of_this_server(threads: usize) -> Result<Self, Error> {
+        let root = Root::default();
+        let tree = ProcessTree::of(root.clone(), backends::postmaster_pid())?;
+        let program = fs::read_link(root.path("/proc/self/exe")).unwrap_or_default().into_os_string().into_vec();
+        let classifier = Classifier {
+            // After an upgrade the program that still runs is a deleted file.
+            program: program.strip_suffix(b" (deleted)").unwrap_or(&program).to_vec(),
+            in_main_segment: main_segment::an_address(),
+            system_v_key: main_segment::system_v_key(),
+        };
+        Ok(Cluster { root, tree, classifier, threads })
+    }
+
+    /// What tells the mappings of its processes apart.
+    pub fn classifier(&self) -> &Classifier {
+        &self.classifier
+    }
+
+    /// Whether the kernel tells which pages are private.
+    pub fn tells_private(&self) -> bool {
+        pagemap::tells_private(&self.root)
+    }
+
+    /// Reads the whole of a file of each process, and passes it to `visit`. Returns the number of processes that were denied.
+    pub fn read_file_of_each(
+        &self,
+        pids: &[Pid],
+        name: &CStr,
+        check_interrupts: impl FnMut(),
+        mut visit: impl FnMut(Pid, &Text) -> Result<(), Error>,
+    ) -> Result<usize, Error> {
+        let read = |process: &Process, text: &mut Text, check_interrupts: &mut dyn FnMut()| {
+            text.path = process.path(name);
+            process.read(name, &mut text.buffer, check_interrupts)
+        };
+        self.read_each(pids, self.threads, check_interrupts, read, |pid, text: Option<&mut Text>| match text {
+            Some(text) => visit(pid, text),
+            None => Ok(()),
+        })
+    }
+
+    /// What a process has in its address space; nothing if it is not one of the cluster's, has exited, or is denied. Returns the
+    /// number of processes that were denied, too.
+    pub fn address_space(
+        &self,
+        pid: Pid,
+        check_interrupts: impl FnMut(),
+    ) -> Result<(Option<AddressSpace>, usize), Error> {
+        let mut found = None;
+        let read = |process: &Process, space: &mut Option<AddressSpace>, check_interrupts: &mut dyn FnMut()| {
+            *space = Some(AddressSpace::read(process, &self.classifier, &mut Scratch::default(), check_interrupts)?);
+            Ok(())
+        };
+        let denied = self.read_each(&[pid], 1, check_interrupts, read, |_, space| {
+            found = space.and_then(Option::take);
+            Ok(())
+        })?;
+        Ok((found, denied))
+    }
+
+    /// Reads each process by `read`, with up to so many threads, and passes what it has read to `visit`: nothing for a process
+    /// that is denied. Leaves out those that are not the cluster's, and those that have exited by the end. Returns the number
+    /// of processes that were denied.
+    fn read_each<R: Default + Send>(
+        &self,
+        pids: &[Pid],
+        threads: usize,
+        check_interrupts: impl FnMut(),
+        read: impl Fn(&Process, &mut R, &mut dyn FnMut()) -> Result<(), Error> + Sync,
+        mut visit: impl FnMut(Pid, Option<&mut R>) -> Result<(), Error>,
+    ) -> Result<usize, Error> {
+        let mut denied = 0;
+        let count_denied = |pid, result: Result<&mut R, Error>| match result {
+            Ok(result) => visit(pid, Some(result)),
+            Err(Error::Gone) => Ok(()),
+            Err(Error::Denied) => {
+                denied += 1;
+                visit(pid, None)
+            }
+            Err(error) => Err(error),
+        };
+        let run = |threads| read_pool::read_each(&self.tree, pids, threads, check_interrupts, read, count_denied);
+        match threads.min(pids.len()) {
+            0 | 1 => run(0),
+            threads => fd::reserve(threads, read_pool::DESCRIPTORS, run),
+        }?;
+        Ok(denied)
+    }
+
+    /// The pids of all that may be processes of the cluster: those in pg_stat_activity, and the other children of the
+    /// postmaster.
+    fn candidates(&self, check_interrupts: impl FnMut()) -> Result<BTreeMap<Pid, Option<Backend>>, Error> {
+        let children = self.tree.pids(&mut Buffer::default(), check_interrupts)?.into_iter().map(|pid| (pid, None));
+        Ok(children.chain(backends::all().into_iter().map(|backend| (backend.pid, Some(backend)))).collect())
+    }
+}

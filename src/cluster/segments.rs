@@ -1,0 +1,71 @@
+//! The cluster's segments of shared memory, each once.
+
+use std::collections::HashMap;
+
+use crate::pg::backends;
+use crate::proc::buffer::Buffer;
+use crate::proc::error::Error;
+use crate::proc::process::{Pid, Process};
+use crate::proc::segment::{self, Attachment, Residency, Segment};
+
+use super::Cluster;
+
+/// A segment, and what only the whole of the cluster tells of it.
+pub struct MeasuredSegment {
+    /// The segment.
+    pub segment: Segment,
+    /// The resident part, in bytes. `None` if the kernel does not tell.
+    pub resident: Option<u64>,
+    /// The pid of the only attached process, or of the leader if all attached are one parallel group. `None` for the main
+    /// segment.
+    pub leader: Option<Pid>,
+}
+
+#[derive(Default)]
+struct Reading {
+    buffer: Buffer,
+    attachments: Vec<Attachment>,
+}
+
+impl Cluster {
+    /// The segments to which the cluster's processes are attached. Returns the number of processes that were denied, too.
+    pub fn segments(&self, mut check_interrupts: impl FnMut()) -> Result<(Vec<MeasuredSegment>, usize), Error> {
+        let pids: Vec<_> = self.candidates(&mut check_interrupts)?.into_keys().collect();
+        let mut segments = Vec::new();
+        let mut leaders = HashMap::new();
+        let read = |process: &Process, reading: &mut Reading, check_interrupts: &mut dyn FnMut()| {
+            process.read(c"maps", &mut reading.buffer, check_interrupts)?;
+            let attachments = Attachment::all(reading.buffer.text(), &self.classifier);
+            reading.attachments = attachments.map_err(|malformed| malformed.in_file(process.path(c"maps")))?;
+            Ok(())
+        };
+        let denied = self.read_each(&pids, self.threads, &mut check_interrupts, read, |pid, reading| {
+            let reading: Option<&mut Reading> = reading;
+            if let Some(reading) = reading {
+                // Now, before the process can have gone.
+                leaders.insert(pid, backends::leader(pid).unwrap_or(pid));
+                segment::attach(&mut segments, pid, reading.attachments.drain(..));
+            }
+            Ok(())
+        })?;
+
+        let mut measured = Vec::new();
+        for segment in segments {
+            let resident = match segment.residency(&self.root, &mut check_interrupts)? {
+                Residency::Bytes(bytes) => Some(bytes),
+                Residency::Unknown => None,
+                Residency::Gone => continue,
+            };
+            let leader = common_leader(&segment, &leaders);
+            measured.push(MeasuredSegment { segment, resident, leader });
+        }
+        Ok((measured, denied))
+    }
+}
+
+/// The leader that all attached processes share, if they do.
+fn common_leader(segment: &Segment, leaders: &HashMap<Pid, Pid>) -> Option<Pid> {
+    let mut leaders = segment.pids.iter().map(|pid| leaders[pid]);
+    let first = leaders.next()?;
+    (!segment.is_main && leaders.all(|leader| leader == first)).then_some(first)
+}

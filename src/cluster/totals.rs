@@ -1,0 +1,142 @@
+//! The whole cluster in one sum that adds up. One visit of each process gives its part of everything.
+
+use crate::proc::address_space::{AddressSpace, Scratch};
+use crate::proc::buffer::Buffer;
+use crate::proc::error::Error;
+use crate::proc::page_tables::saved_by_huge_pages;
+use crate::proc::process::Process;
+use crate::proc::segment::{self, Residency};
+use crate::proc::status::Status;
+
+use super::Cluster;
+
+/// What the cluster holds, in bytes. `None` where that is unknown of a part.
+pub struct Totals {
+    /// The number of processes.
+    pub processes: usize,
+    /// The number of those whose private memory is unknown.
+    pub unreadable: usize,
+    /// The number of those that the kernel does not let us read.
+    pub denied: usize,
+    /// Private memory.
+    pub private: Option<u64>,
+    /// The size of the main segment.
+    pub main_size: Option<u64>,
+    /// Its resident part.
+    pub main_resident: Option<u64>,
+    /// Whether it is on huge pages.
+    pub main_is_huge: Option<bool>,
+    /// The resident part of the dynamic segments.
+    pub dynamic_resident: Option<u64>,
+    /// Page tables.
+    pub page_tables: Option<u64>,
+    /// A lower bound on the page tables that huge pages for the main segment would save; 0 if they are in use.
+    pub page_tables_saved: Option<u64>,
+    /// Swapped anonymous memory.
+    pub swap: Option<u64>,
+}
+
+impl Totals {
+    /// All that is in RAM.
+    pub fn total(&self) -> Option<u64> {
+        [self.private, self.main_resident, self.dynamic_resident, self.page_tables].into_iter().sum()
+    }
+}
+
+#[derive(Default)]
+struct Reading {
+    buffer: Buffer,
+    scratch: Scratch,
+    status: Status,
+    /// `None` if maps is denied.
+    space: Option<AddressSpace>,
+}
+
+impl Cluster {
+    /// What the cluster holds.
+    pub fn totals(&self, mut check_interrupts: impl FnMut()) -> Result<Totals, Error> {
+        let tells_private = self.tells_private();
+        let pids: Vec<_> = self.candidates(&mut check_interrupts)?.into_keys().collect();
+        let mut segments = Vec::new();
+        let (mut processes, mut unreadable, mut without_maps) = (0, 0, 0);
+        let [mut private, mut page_tables, mut swap] = [Some(0); 3];
+        // Of each process its page tables, and the bound on those for all but the main segment.
+        let mut tables = Vec::new();
+
+        let read = |process: &Process, reading: &mut Reading, check_interrupts: &mut dyn FnMut()| {
+            // Before maps, which must not be older.
+            reading.status = Status::read(process, &mut reading.buffer)?;
+            reading.space = match AddressSpace::read(process, &self.classifier, &mut reading.scratch, check_interrupts)
+            {
+                // Some files are open to everybody.
+                Err(Error::Denied) => None,
+                space => Some(space?),
+            };
+            Ok(())
+        };
+        self.read_each(&pids, self.threads, &mut check_interrupts, read, |pid, reading: Option<&mut Reading>| {
+            let (status, space) = match reading {
+                Some(reading) => (reading.status, reading.space.take()),
+                None => (Status::default(), None),
+            };
+            let private_of_process = space.as_ref().and_then(AddressSpace::private).filter(|_| tells_private);
+            processes += 1;
+            unreadable += usize::from(private_of_process.is_none());
+            without_maps += usize::from(space.is_none());
+            add(&mut private, private_of_process);
+            add(&mut page_tables, status.page_tables);
+            add(&mut swap, status.swap);
+            tables.push(status.page_tables.zip(space.as_ref().map(|space| space.table_bound.bytes())));
+            segment::attach(&mut segments, pid, space.into_iter().flat_map(|space| space.attachments));
+            Ok(())
+        })?;
+
+        let (mut main, mut main_resident) = (None, None);
+        // What no readable process is attached to is not among the segments.
+        let mut dynamic_resident = (without_maps == 0).then_some(0);
+        for segment in &segments {
+            let residency = segment.residency(&self.root, &mut check_interrupts)?;
+            if segment.is_main {
+                main = Some(segment);
+                main_resident = match residency {
+                    Residency::Bytes(bytes) => Some(bytes),
+                    Residency::Gone | Residency::Unknown => None,
+                };
+            } else {
+                add(
+                    &mut dynamic_resident,
+                    match residency {
+                        Residency::Bytes(bytes) => Some(bytes),
+                        Residency::Gone => Some(0),
+                        Residency::Unknown => None,
+                    },
+                );
+            }
+        }
+        let saved = |main_size| {
+            let of_process = |tables: &Option<(u64, u64)>| {
+                tables.map(|(page_tables, bound)| saved_by_huge_pages(page_tables, bound, main_size))
+            };
+            tables.iter().map(of_process).sum()
+        };
+        Ok(Totals {
+            processes,
+            unreadable,
+            // A kernel that does not tell what is private denies nothing.
+            denied: if tells_private { unreadable } else { without_maps },
+            private,
+            main_size: main.map(|main| main.size),
+            main_resident,
+            main_is_huge: main.map(|main| main.is_huge()),
+            dynamic_resident,
+            page_tables,
+            page_tables_saved: main.and_then(|main| if main.is_huge() { Some(0) } else { saved(main.size) }),
+            swap,
+        })
+    }
+}
+
+/// Adds a number to a sum, which is unknown as soon as one of its numbers is.
+fn add(sum: &mut Option<u64>, number: Option<u64>) {
+    *sum = sum.zip(number).and_then(|(sum, number)| sum.checked_add(number));
+}

@@ -1,0 +1,229 @@
+//! The rows of a set-returning function, materialized in a tuplestore.
+//!
+//! [`rows!`] declares what a function returns: each column's name, type and value in one place. One row of Datums is filled
+//! from left to right, over and over, with its texts in one reused buffer, and `tuplestore_putvalues` copies it; nothing here
+//! is allocated for a row.
+//!
+//! The columns are compared with what CREATE FUNCTION declared before the first row. That is what makes these functions safe: a
+//! number stored where SQL expects text would be a wild pointer.
+
+use std::ffi::CStr;
+
+use pg_sys::errcodes::PgSqlErrorCode;
+use pgrx_pg_sys as pg_sys;
+
+use super::encoding;
+use super::error;
+use super::fmgr::Call;
+
+/// A column of a result: its name, and its type.
+#[derive(Clone, Copy, Debug)]
+pub struct Column {
+    /// Its name.
+    pub name: &'static str,
+    /// Its type.
+    pub kind: Kind,
+}
+
+/// The type of a column. Each has a method of [`Rows`] of the same name, which adds a value of it to the row.
+#[allow(non_camel_case_types)] // the names are SQL's
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `boolean`
+    bool,
+    /// `integer`
+    int4,
+    /// `bigint`
+    int8,
+    /// `text`
+    text,
+    /// `char(n)`. A function's result has no n, so any length will do.
+    bpchar,
+    /// `timestamptz`
+    timestamptz,
+}
+
+impl Kind {
+    fn oid(self) -> pg_sys::Oid {
+        match self {
+            Kind::bool => pg_sys::BOOLOID,
+            Kind::int4 => pg_sys::INT4OID,
+            Kind::int8 => pg_sys::INT8OID,
+            Kind::text => pg_sys::TEXTOID,
+            Kind::bpchar => pg_sys::BPCHAROID,
+            Kind::timestamptz => pg_sys::TIMESTAMPTZOID,
+        }
+    }
+
+    fn is_text(self) -> bool {
+        matches!(self, Kind::text | Kind::bpchar)
+    }
+}
+
+/// Declares what a function returns: a type with a function `start`, for the beginning of a call, and a function `put`, for
+/// each row. The values are expressions of the arguments of `put`.
+///
+/// ```ignore
+/// rows! {
+///     /// The rows of `pg_meminfo_example()`.
+///     Example(process: &Process) {
+///         pid: int4 = Some(process.pid),
+///         name: text = process.name(),
+///     }
+/// }
+/// ```
+macro_rules! rows {
+    ($(#[$doc:meta])* $rows:ident($($argument:ident: $type:ty),*) {
+        $($column:ident: $kind:ident = $value:expr,)*
+    }) => {
+        $(#[$doc])*
+        struct $rows($crate::pg::rows::Rows);
+
+        impl $rows {
+            /// Starts the result of a call.
+            fn start(call: &$crate::pg::fmgr::Call) -> Self {
+                const COLUMNS: &[$crate::pg::rows::Column] = &[
+                    $($crate::pg::rows::Column { name: stringify!($column), kind: $crate::pg::rows::Kind::$kind },)*
+                ];
+                Self($crate::pg::rows::Rows::start(call, COLUMNS))
+            }
+
+            /// Adds a row.
+            fn put(&mut self, $($argument: $type),*) {
+                $(self.0.$kind($value);)*
+                self.0.end_row();
+            }
+        }
+    };
+}
+pub(crate) use rows;
+
+/// The result of a call, and the row that is being filled. For [`rows!`] only, which adds a value of the right type for each
+/// column.
+pub struct Rows {
+    store: *mut pg_sys::Tuplestorestate,
+    descriptor: pg_sys::TupleDesc,
+    columns: &'static [Column],
+    values: Vec<pg_sys::Datum>,
+    nulls: Vec<bool>,
+    /// The row's texts, each as Postgres keeps it: its length, then its bytes. While the row is filled, the Datum of a text is
+    /// its position here, for the buffer may move.
+    texts: Vec<u8>,
+    scratch: Vec<u8>,
+}
+
+/// The most bytes of a text, its length included, whose length is in a single byte.
+const SHORT: usize = 127;
+
+impl Rows {
+    /// Starts the result of a call.
+    pub fn start(call: &Call, columns: &'static [Column]) -> Self {
+        // SAFETY: the record is that of the call we are in.
+        unsafe { pg_sys::InitMaterializedSRF(call.fcinfo(), 0) };
+        // SAFETY: InitMaterializedSRF has checked that this is a ReturnSetInfo, which outlives the call.
+        let result = unsafe { &*call.result_info() };
+        require_columns(result.setDesc, columns);
+        Rows {
+            store: result.setResult,
+            descriptor: result.setDesc,
+            columns,
+            values: Vec::with_capacity(columns.len()),
+            nulls: Vec::with_capacity(columns.len()),
+            texts: Vec::with_capacity(4096),
+            scratch: Vec::new(),
+        }
+    }
+
+    fn push(&mut self, value: Option<pg_sys::Datum>) {
+        self.values.push(value.unwrap_or(pg_sys::Datum::null()));
+        self.nulls.push(value.is_none());
+    }
+
+    /// The row's next value, a boolean.
+    pub fn bool(&mut self, value: Option<bool>) {
+        self.push(value.map(pg_sys::Datum::from));
+    }
+
+    /// The row's next value, an integer. NULL too if the number does not fit.
+    pub fn int4(&mut self, value: Option<impl TryInto<i32>>) {
+        self.push(value.and_then(|value| value.try_into().ok()).map(pg_sys::Datum::from));
+    }
+
+    /// The row's next value, a bigint. NULL too if the number does not fit.
+    pub fn int8(&mut self, value: Option<impl TryInto<i64>>) {
+        self.push(value.and_then(|value| value.try_into().ok()).map(pg_sys::Datum::from));
+    }
+
+    /// The row's next value, a point in time in microseconds since the Unix epoch.
+    pub fn timestamptz(&mut self, value: Option<i64>) {
+        let days = i64::from(pg_sys::POSTGRES_EPOCH_JDATE - pg_sys::UNIX_EPOCH_JDATE);
+        self.int8(value.map(|value| value - days * 86_400_000_000));
+    }
+
+    /// The row's next value, a text. Bytes that are not valid in the database's encoding are escaped.
+    pub fn text(&mut self, value: Option<&[u8]>) {
+        let Some(bytes) = value else { return self.push(None) };
+        let bytes = encoding::storable(bytes, &mut self.scratch);
+        error::reserve(&mut self.texts, bytes.len() + 2 * size_of::<u32>());
+        let start = if bytes.len() < SHORT {
+            self.texts.push(((bytes.len() as u8 + 1) << 1) | 1);
+            self.texts.len() - 1
+        } else {
+            let length = bytes.len() + size_of::<u32>();
+            assert!(length < 1 << 30, "a text is shorter than 1 GiB");
+            self.texts.resize(self.texts.len().next_multiple_of(align_of::<u32>()), 0);
+            self.texts.extend_from_slice(&((length as u32) << 2).to_ne_bytes());
+            self.texts.len() - size_of::<u32>()
+        };
+        self.texts.extend_from_slice(bytes);
+        self.push(Some(pg_sys::Datum::from(start)));
+    }
+
+    /// The row's next value, a char(n). As with [`Rows::text`], and never padded.
+    pub fn bpchar(&mut self, value: Option<&[u8]>) {
+        self.text(value);
+    }
+
+    /// Ends the row.
+    pub fn end_row(&mut self) {
+        assert_eq!(self.values.len(), self.columns.len(), "a value for each column");
+        let texts = self.texts.as_ptr();
+        // As the allocator aligns everything of this size.
+        assert!(texts.addr().is_multiple_of(align_of::<u32>()));
+        for (value, column) in self.values.iter_mut().zip(self.columns) {
+            // A NULL becomes the address of the buffer, which nobody looks at.
+            if column.kind.is_text() {
+                *value = pg_sys::Datum::from(texts.wrapping_add(value.value()));
+            }
+        }
+        let (values, nulls) = (self.values.as_mut_ptr(), self.nulls.as_mut_ptr());
+        // SAFETY: store and descriptor are this call's. There is a value and a flag for each of the descriptor's columns, as
+        // compared in start(), and of its type, as rows! sees to. The texts stay where they are until after the call, which
+        // copies them.
+        unsafe { pg_sys::tuplestore_putvalues(self.store, self.descriptor, values, nulls) };
+        self.values.clear();
+        self.nulls.clear();
+        self.texts.clear();
+    }
+}
+
+/// Refuses a function whose declared result is not what this library returns.
+fn require_columns(descriptor: pg_sys::TupleDesc, columns: &[Column]) {
+    // SAFETY: InitMaterializedSRF has made the descriptor.
+    let count = unsafe { (*descriptor).natts } as usize;
+    let matches = |(number, column): (i32, &Column)| {
+        // SAFETY: the number is one of the descriptor's.
+        let name = unsafe { pg_sys::SPI_fname(descriptor, number) };
+        // SAFETY: the name ends with a NUL, and nobody else has it.
+        let same_name = unsafe { CStr::from_ptr(name) }.to_bytes() == column.name.as_bytes();
+        // SAFETY: the number is one of the descriptor's.
+        same_name && unsafe { pg_sys::SPI_gettypeid(descriptor, number) } == column.kind.oid()
+    };
+    if count != columns.len() || !(1..).zip(columns).all(matches) {
+        error::raise(
+            PgSqlErrorCode::ERRCODE_INVALID_FUNCTION_DEFINITION,
+            "result of function does not match the pg_meminfo library",
+            Some("The library may be of another version than the extension in this database.".to_string()),
+        );
+    }
+}

@@ -1,0 +1,239 @@
+//! What a process has in its address space: maps says where the mappings are, pagemap what is in the private ones. One visit
+//! of the process answers all that the cluster's views ask.
+
+use memchr::memchr_iter;
+
+use super::buffer::Buffer;
+use super::category::{Category, Classifier};
+use super::error::Error;
+use super::maps;
+use super::page_tables::UpperBound;
+use super::pagemap::{Entries, PageTotals, Pagemap, Span};
+use super::process::Process;
+use super::segment::Attachment;
+
+/// The private mappings of one category.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// The number of mappings.
+    pub mappings: u64,
+    /// Their address space, in bytes.
+    pub virtual_size: u64,
+    /// What is in them. `None` if pagemap is denied, or the kernel is built without it.
+    pub pages: Option<PageTotals>,
+}
+
+/// What a process has in its address space.
+#[derive(Debug)]
+pub struct AddressSpace {
+    /// Its private mappings, by category in the order of [`Category::ALL`].
+    pub usages: [Usage; Category::COUNT],
+    /// The segments of shared memory that it is attached to.
+    pub attachments: Vec<Attachment>,
+    /// A bound on the page tables for all of it but the main segment.
+    pub table_bound: UpperBound,
+}
+
+/// Room that is used again for the next process.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    maps: Buffer,
+    entries: Entries,
+    spans: Vec<Span>,
+    categories: Vec<Category>,
+}
+
+impl AddressSpace {
+    /// Reads that of a process. Calls `check_interrupts`, which may unwind, after each read.
+    pub fn read(
+        process: &Process,
+        classifier: &Classifier,
+        scratch: &mut Scratch,
+        mut check_interrupts: impl FnMut(),
+    ) -> Result<Self, Error> {
+        let Scratch { maps, entries, spans, categories } = scratch;
+        process.read_unchecked(c"maps", maps, &mut check_interrupts)?;
+        spans.clear();
+        categories.clear();
+        // A process can have tens of thousands.
+        let lines = memchr_iter(b'\n', maps.text()).count();
+        let is_reserved = spans.try_reserve(lines).and_then(|()| categories.try_reserve(lines));
+        is_reserved.map_err(|_| Error::out_of_memory(process.path(c"maps")))?;
+
+        let mut usages = [Usage::default(); Category::COUNT];
+        let mut attachments = Vec::new();
+        let mut table_bound = UpperBound::new();
+        for line in maps::lines(maps.text()) {
+            let (header, range) = line.map_err(|malformed| process.malformed(c"maps", malformed))?;
+            table_bound.add(&range, range.contains(&classifier.in_main_segment));
+            if header.permissions.ends_with(b"p") {
+                let category = classifier.classify(&header);
+                let usage = &mut usages[category as usize];
+                usage.mappings += 1;
+                usage.virtual_size += range.end.saturating_sub(range.start);
+                spans.push(Span { range, has_access: !header.permissions.starts_with(b"---") });
+                categories.push(category);
+            } else {
+                attachments.extend(Attachment::of(&header, &range, classifier));
+            }
+        }
+
+        let pagemap = match process.open(c"pagemap") {
+            Ok(file) => Some(file),
+            // A process that is gone is found out below.
+            Err(Error::Denied | Error::Gone) => None,
+            Err(error) => return Err(error),
+        };
+        if let Some(file) = pagemap {
+            let add = |at: usize, totals: PageTotals| {
+                let sum = usages[categories[at] as usize].pages.get_or_insert_default();
+                sum.resident += totals.resident;
+                sum.private += totals.private;
+                sum.swap += totals.swap;
+            };
+            let read = Pagemap::new(file, entries).totals(spans, check_interrupts, add);
+            read.map_err(|source| Error::of_process(source, || process.path(c"pagemap")))?;
+        }
+        process.revalidate()?;
+        Ok(AddressSpace { usages, attachments, table_bound })
+    }
+
+    /// What the process holds in private memory, in bytes. `None` if that of one of its categories is unknown.
+    pub fn private(&self) -> Option<u64> {
+        let used = self.usages.iter().filter(|usage| usage.mappings > 0);
+        used.map(|usage| Some(usage.pages?.private)).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::smaps::{self, Field, Value};
+    use super::super::system::page_size;
+    use super::super::test_support::{MadeUpRoot, Running, me, our_tree};
+    use super::*;
+
+    fn classifier() -> Classifier {
+        let program = std::env::current_exe().unwrap().into_os_string().into_encoded_bytes();
+        Classifier { program, in_main_segment: 0, system_v_key: 0 }
+    }
+
+    fn usages(process: &Process, scratch: &mut Scratch) -> [Usage; Category::COUNT] {
+        AddressSpace::read(process, &classifier(), scratch, || ()).unwrap().usages
+    }
+
+    #[test]
+    fn as_smaps_has_it() {
+        // A child that waits does not change; but the program's own pages are its alone only while no other test runs it.
+        let child = Running::waiting();
+        let process = our_tree().pin(child.pid()).unwrap();
+        let mut attempts = 0;
+        let usages = loop {
+            let usages = usages(&process, &mut Scratch::default());
+            let found =
+                usages.map(|usage| (usage.mappings, usage.virtual_size, usage.pages.map_or(0, |pages| pages.private)));
+            let expected = from_smaps(&process);
+            if found == expected {
+                break usages;
+            }
+            attempts += 1;
+            assert!(attempts < 1000, "{found:?} is not {expected:?}");
+        };
+        assert!(usages[Category::Malloc as usize].pages.unwrap().private > 0);
+        assert!(usages[Category::Program as usize].pages.unwrap().resident > 0);
+    }
+
+    /// How many private mappings, their size and what is private in them, for each category, as smaps says.
+    fn from_smaps(process: &Process) -> [(u64, u64, u64); Category::COUNT] {
+        let mut buffer = Buffer::default();
+        process.read(c"smaps", &mut buffer, || ()).unwrap();
+        let mut sums = [(0, 0, 0); Category::COUNT];
+        for mapping in smaps::mappings(buffer.text()).map(Result::unwrap) {
+            let bytes = |field| match mapping.value(field) {
+                Value::Number(kilobytes) => kilobytes * 1024,
+                Value::Absent | Value::Unusable => 0,
+            };
+            if mapping.header.permissions.ends_with(b"p") {
+                let sum = &mut sums[classifier().classify(&mapping.header) as usize];
+                sum.0 += 1;
+                sum.1 += bytes(Field::Size);
+                sum.2 += bytes(Field::PrivateClean) + bytes(Field::PrivateDirty) + bytes(Field::PrivateHugetlb);
+            }
+        }
+        sums
+    }
+
+    #[test]
+    fn one_that_is_gone_has_nothing() {
+        for end in [Running::kill, Running::reap] {
+            let mut child = Running::waiting();
+            let process = our_tree().pin(child.pid()).unwrap();
+            let mut reads = 0;
+            let result = AddressSpace::read(&process, &classifier(), &mut Scratch::default(), || {
+                reads += 1;
+                if reads == 3 {
+                    end(&mut child);
+                }
+            });
+            assert!(matches!(result, Err(Error::Gone)), "{result:?}");
+            assert!(reads >= 3);
+        }
+    }
+
+    #[test]
+    fn scratch_is_used_again() {
+        let mut scratch = Scratch::default();
+        let child = Running::waiting();
+        let process = our_tree().pin(child.pid()).unwrap();
+        let own = our_tree().pin(me()).unwrap();
+        let mut attempts = 0;
+        loop {
+            usages(&own, &mut scratch);
+            let again = usages(&process, &mut scratch);
+            let fresh = usages(&process, &mut Scratch::default());
+            if again == fresh {
+                break;
+            }
+            // Other tests run the program, too.
+            attempts += 1;
+            assert!(attempts < 1000, "{again:?} is not {fresh:?}");
+        }
+    }
+
+    #[test]
+    fn a_made_up_process() {
+        const PID: i32 = 2_000_000_001;
+        let page = page_size();
+        let system = MadeUpRoot::new(&[]);
+        let stat =
+            format!("{PID} (postgres) S 1 1 1 0 -1 0 1 0 0 0 0 0 0 0 20 0 1 0 4711 8192 3{} 17\n", " 0".repeat(13));
+        let maps = format!(
+            "{:x}-{:x} rw-p 00000000 00:00 0 \n{:x}-{:x} rw-s 00000000 00:17 77   /dev/shm/PostgreSQL.77\n\
+             {:x}-{:x} r-xp 00000000 fe:01 12   /lib/libc.so.6\n",
+            page,
+            4 * page,
+            4 * page,
+            6 * page,
+            6 * page,
+            8 * page
+        );
+        let (present, exclusive, swapped) = (1 << 63, 1 << 56, 1 << 62);
+        // Page 0 is not mapped; of the shared mapping nothing is read.
+        let entries = [0, present | exclusive, present, swapped, present, present, 0, present | exclusive];
+        system.write(&format!("proc/{PID}/stat"), stat);
+        system.write(&format!("proc/{PID}/maps"), maps);
+        system.write(&format!("proc/{PID}/pagemap"), entries.map(u64::to_ne_bytes).concat());
+        let process = Process::pin(&system.root(), PID).unwrap();
+        let space = AddressSpace::read(&process, &classifier(), &mut Scratch::default(), || ()).unwrap();
+        let usage = |category| space.usages[category as usize];
+        let pages = |resident, private, swap| {
+            Some(PageTotals { resident: resident * page, private: private * page, swap: swap * page })
+        };
+        let malloc = Usage { mappings: 1, virtual_size: 3 * page, pages: pages(2, 1, 1) };
+        let library = Usage { mappings: 1, virtual_size: 2 * page, pages: pages(1, 1, 0) };
+        assert_eq!((usage(Category::Malloc), usage(Category::Library)), (malloc, library));
+        assert_eq!(space.private(), Some(2 * page));
+        assert_eq!(space.attachments.len(), 1);
+        // Tables of three levels, which the mappings share.
+        assert_eq!(space.table_bound.bytes(), 3 * page);
+    }
+}

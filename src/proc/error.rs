@@ -1,0 +1,85 @@
+//! Why a file under `/proc` gave no data: the one error type of this side.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+/// Why there is no data.
+#[derive(Debug)]
+pub enum Error {
+    /// The process has exited, or is not in the process tree: there is nothing to report about it.
+    Gone,
+    /// The process is there, but the kernel does not let us read it.
+    Denied,
+    /// The file could be read, and makes no sense.
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        detail: Malformed,
+    },
+    /// Our own or the system's failure. It says nothing about the process.
+    Failed {
+        /// The file that could not be opened or read.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// Tells a process that went away or is closed to us from a failure of our own.
+    pub(super) fn of_process(source: io::Error, path: impl FnOnce() -> PathBuf) -> Self {
+        match source.raw_os_error() {
+            // ENOENT by name; ESRCH through an open directory, or from a read.
+            Some(libc::ENOENT | libc::ESRCH) => Error::Gone,
+            Some(libc::EACCES | libc::EPERM) => Error::Denied,
+            _ => Error::Failed { path: path(), source },
+        }
+    }
+
+    /// The failure to get memory for what is read from a file.
+    pub(super) fn out_of_memory(path: PathBuf) -> Self {
+        Error::Failed { path, source: io::Error::from_raw_os_error(libc::ENOMEM) }
+    }
+}
+
+/// What is wrong with a text that does not have the form of its file: a sentence for the user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Malformed(pub(super) Cow<'static, str>);
+
+impl Malformed {
+    /// A line of another form, in a file that is known by its name.
+    pub(super) const LINE: Self = Malformed(Cow::Borrowed("A line is not in the form that proc(5) describes."));
+
+    /// The error of the file that has this text.
+    pub fn in_file(self, path: PathBuf) -> Error {
+        Error::Malformed { path, detail: self }
+    }
+}
+
+impl fmt::Display for Malformed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whose_failure_it_is() {
+        let of = |errno| Error::of_process(io::Error::from_raw_os_error(errno), || PathBuf::from("/proc/1/smaps"));
+        for errno in [libc::ENOENT, libc::ESRCH] {
+            assert!(matches!(of(errno), Error::Gone));
+        }
+        for errno in [libc::EACCES, libc::EPERM] {
+            assert!(matches!(of(errno), Error::Denied));
+        }
+        for errno in [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::EIO, libc::EISDIR, libc::ENOTDIR] {
+            assert!(matches!(of(errno), Error::Failed { source, .. } if source.raw_os_error() == Some(errno)));
+        }
+    }
+}

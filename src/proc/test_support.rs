@@ -1,0 +1,139 @@
+//! What the tests of several files share: child processes that run, wait and die when told, and made-up trees of files.
+
+use std::fs;
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use super::process::Pid;
+use super::process_tree::ProcessTree;
+use super::root::Root;
+
+/// Waits for what is sure to come, unless /proc does not show it here.
+pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < Duration::from_secs(60), "waited a minute for {what}");
+        thread::yield_now();
+    }
+}
+
+/// A child process, which runs until it is dropped.
+pub struct Running(Child);
+
+impl Running {
+    /// A child that runs this very program, as a backend runs the postmaster's.
+    pub fn sibling() -> Self {
+        let this_waits = ["--exact", "proc::test_support::waits", "--ignored", "--nocapture"];
+        Self::start(Command::new("/proc/self/exe").args(this_waits))
+    }
+
+    /// A sibling that has come to rest.
+    pub fn waiting() -> Self {
+        let child = Self::sibling();
+        let threads = || fs::read_dir(format!("/proc/{}/task", child.pid())).unwrap();
+        // The test's own thread reads from its standard input, descriptor 0, and the main thread waits for it.
+        let rests = |tid: &std::ffi::OsStr| {
+            let call = fs::read_to_string(Path::new("/proc").join(tid).join("syscall")).unwrap_or_default();
+            call.starts_with(&format!("{} 0x0 ", libc::SYS_read))
+        };
+        until("the child to wait", || threads().any(|thread| rests(&thread.unwrap().file_name())));
+        child
+    }
+
+    /// A child that runs another program.
+    pub fn stranger() -> Self {
+        Self::start(&mut Command::new("cat"))
+    }
+
+    /// A child that runs a command.
+    pub fn start(command: &mut Command) -> Self {
+        Running(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap())
+    }
+
+    pub fn pid(&self) -> Pid {
+        self.0.id() as Pid
+    }
+
+    pub fn stdout(&mut self) -> &mut ChildStdout {
+        self.0.stdout.as_mut().unwrap()
+    }
+
+    /// Ends the process and leaves it a zombie.
+    pub fn kill(&mut self) {
+        self.0.kill().unwrap();
+        let stat = format!("/proc/{}/stat", self.pid());
+        until("the child to die", || fs::read_to_string(&stat).unwrap().contains(") Z "));
+    }
+
+    /// Ends the process and removes it from the process table.
+    pub fn reap(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+
+    /// The number of our descriptors that lead into the process's directory.
+    pub fn descriptors(&self) -> usize {
+        let directory = format!("/proc/{}", self.pid());
+        let links = fs::read_dir("/proc/self/fd").unwrap().filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+        links.filter(|link| link.starts_with(&directory)).count()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+#[ignore = "not a test: what the children of other tests run"]
+fn waits() {
+    let _ = io::stdin().read(&mut [0]);
+}
+
+pub fn me() -> Pid {
+    std::process::id() as Pid
+}
+
+/// The tree of this process and its children.
+pub fn our_tree() -> ProcessTree {
+    ProcessTree::of(Root::default(), me()).unwrap()
+}
+
+/// Files below a directory that stands for `/`.
+pub struct MadeUpRoot(TempDir);
+
+impl MadeUpRoot {
+    /// Files of these names and contents, in which DEVICE stands for that of the directory.
+    pub fn new(files: &[(&str, &str)]) -> Self {
+        let root = MadeUpRoot(tempfile::tempdir().unwrap());
+        let device = fs::metadata(root.path()).unwrap().dev();
+        let device = format!("{}:{}", libc::major(device), libc::minor(device));
+        for (name, text) in files {
+            root.write(name, text.replace("DEVICE", &device));
+        }
+        root
+    }
+
+    /// Makes one more file, or another content.
+    pub fn write(&self, name: &str, content: impl AsRef<[u8]>) {
+        let path = self.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    pub fn root(&self) -> Root {
+        Root::from(self.path())
+    }
+}
