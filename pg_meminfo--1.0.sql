@@ -4,9 +4,9 @@
 \echo Use "CREATE EXTENSION pg_meminfo" to load this file. \quit
 
 --
--- Every function checks the role itself: superusers and members of
--- pg_read_all_stats. So execution is left to PUBLIC, and views over the
--- functions are granted to PUBLIC.
+-- Every function checks that the role is a superuser or a member of
+-- pg_read_all_stats. So PUBLIC keeps EXECUTE on the functions and gets SELECT
+-- on the views.
 --
 
 -- get_all_smaps(): the published contract, in kB
@@ -49,43 +49,45 @@ AS 'MODULE_PATHNAME', 'get_smaps'
 LANGUAGE C VOLATILE PARALLEL RESTRICTED COST 10000000 ROWS 25000;
 
 COMMENT ON FUNCTION get_all_smaps() IS
-'Every mapping of every process in pg_stat_activity, from /proc/PID/smaps. The kernel walks the pages of shared memory
-again for each process: expect milliseconds a process, and more the more of shared_buffers it has touched.
-Sizes are in kB. A field that the kernel does not print is 0 or empty; a number that int4 cannot hold is NULL.
+'Every mapping of every process in pg_stat_activity, read from /proc/PID/smaps. For each process the kernel walks all
+pages that the process maps, shared memory included: this takes about a millisecond per process, and more the more of
+shared_buffers the process has touched.
+Sizes are in kB. A field that the kernel does not print is 0 or an empty string. A number too large for int4 is NULL.
 
-pid (identifier): process
-start_address (hex address): first address of the mapping
-end_address (hex address): first address behind the mapping
-permissions (text): r, w, x where allowed, then p for private or s for shared
-byte_offset (hex bytes): where in the file the mapping starts
-dev_major (hex number): major number of the file''s device; wider than two digits where the number is
-dev_minor (hex number): minor number of the file''s device; wider than two digits where the number is
-inode (number): inode of the file, 0 without one; NULL beyond int4
-sys_path (text): path of the file or the kernel''s name for the mapping; empty if anonymous
-mem_size (kB): address space (Size)
-kernel_page_size (kB): page size that the kernel uses (KernelPageSize)
-mmu_page_size (kB): page size that the hardware uses (MMUPageSize)
-rss (kB): in RAM, counted in full in every process that maps it (Rss); without hugetlb
-pss (kB): in RAM, each page divided by the number of processes that map it (Pss); without hugetlb
-pss_dirty (kB): the dirty part of pss (Pss_Dirty, Linux 6.0)
+pid (identifier): process ID
+start_address (hex address): start address
+end_address (hex address): end address (exclusive)
+permissions (text): r, w and x if reading, writing and executing are allowed, then p for private or s for shared
+byte_offset (hex bytes): offset in the file at which the mapping starts
+dev_major (hex number): major number of the file''s device; two digits, more if the number needs them
+dev_minor (hex number): minor number of the file''s device; two digits, more if the number needs them
+inode (number): inode of the file; 0 if there is no file; NULL if too large for int4
+sys_path (text): path of the file, or the kernel''s name for the mapping; empty if anonymous
+mem_size (kB): size of the mapping in the address space (Size)
+kernel_page_size (kB): page size used by the kernel (KernelPageSize)
+mmu_page_size (kB): page size used by the hardware (MMUPageSize)
+rss (kB): resident memory, counted in full in every process that maps it (Rss); excludes hugetlb pages
+pss (kB): resident memory, each page divided by the number of processes that map it (Pss); excludes hugetlb pages
+pss_dirty (kB): dirty part of pss (Pss_Dirty, Linux 6.0)
 shared_clean (kB): clean pages that other processes map too (Shared_Clean)
 shared_dirty (kB): dirty pages that other processes map too (Shared_Dirty)
-private_clean (kB): clean pages that no other process maps (Private_Clean); in a shared mapping too
-private_dirty (kB): dirty pages that no other process maps (Private_Dirty); in a shared mapping too
-referenced (kB): accessed since the kernel last looked (Referenced)
-anonymous (kB): not backed by a file, among it the changed pages of a private file mapping (Anonymous)
-ksm (kB): merged with equal pages by KSM (KSM, Linux 6.6)
-lazy_free (kB): given up with MADV_FREE and not yet taken (LazyFree, Linux 4.12)
-anon_huge_pages (kB): in transparent huge pages (AnonHugePages)
-shmem_pmd_mapped (kB): shared memory in huge pages (ShmemPmdMapped, Linux 4.8)
-file_pmd_mapped (kB): page cache in huge pages (FilePmdMapped, Linux 5.4)
-shared_huge_tlb (kB): in hugetlb pages that other processes map too (Shared_Hugetlb, Linux 4.4); not in rss
-private_huge_tlb (kB): in hugetlb pages that no other process maps (Private_Hugetlb, Linux 4.4); not in rss
-swap (kB): in swap (Swap); of a shared mapping the whole object''s, in every process
-swap_pss (kB): in swap, each page divided by the number of processes (SwapPss, Linux 4.3); without shared mappings
-locked (kB): locked in RAM by mlock, divided like pss (Locked); Linux 4.14 to 4.17 print all of pss here
-thp_eligible (0 or 1): whether transparent huge pages may be used (THPeligible, Linux 5.0)
-vm_flags (text): flags of the mapping, two-letter words of proc(5) (VmFlags)';
+private_clean (kB): clean pages that no other process maps (Private_Clean), including those of shared mappings
+private_dirty (kB): dirty pages that no other process maps (Private_Dirty), including those of shared mappings
+referenced (kB): pages accessed since the kernel last cleared their accessed bits (Referenced)
+anonymous (kB): pages not backed by a file, including modified pages of private file mappings (Anonymous)
+ksm (kB): pages merged with identical pages by KSM (KSM, Linux 6.6)
+lazy_free (kB): pages marked with MADV_FREE that the kernel has not reclaimed yet (LazyFree, Linux 4.12)
+anon_huge_pages (kB): anonymous memory in transparent huge pages (AnonHugePages)
+shmem_pmd_mapped (kB): shared memory mapped with transparent huge pages (ShmemPmdMapped, Linux 4.8)
+file_pmd_mapped (kB): page cache mapped with transparent huge pages (FilePmdMapped, Linux 5.4)
+shared_huge_tlb (kB): hugetlb pages that other processes map too (Shared_Hugetlb, Linux 4.4); not in rss or pss
+private_huge_tlb (kB): hugetlb pages that no other process maps (Private_Hugetlb, Linux 4.4); not in rss or pss
+swap (kB): memory in swap (Swap); for a shared mapping, that of the whole object, repeated in every process
+swap_pss (kB): memory in swap, each page divided by the number of processes that map it (SwapPss, Linux 4.3);
+  excludes shared mappings
+locked (kB): memory locked by mlock, divided like pss (Locked); Linux 4.14 to 4.17 print all of pss here
+thp_eligible (0 or 1): whether the mapping may use transparent huge pages (THPeligible, Linux 5.0)
+vm_flags (text): flags of the mapping as two-letter codes, see proc(5) (VmFlags, Linux 3.8)';
 
 -- pg_meminfo_smaps(): the mappings of one process, in bytes
 CREATE FUNCTION pg_meminfo_smaps(
@@ -128,48 +130,51 @@ AS 'MODULE_PATHNAME', 'pg_meminfo_smaps'
 LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED COST 100000 ROWS 250;
 
 COMMENT ON FUNCTION pg_meminfo_smaps(int) IS
-'Every mapping of one process of the cluster, from /proc/PID/smaps; no rows if it is not one. The kernel walks the pages
-of shared memory: expect milliseconds, and more the more of shared_buffers the process has touched.
-Sizes are in bytes. What the kernel does not print is NULL.
+'Every mapping of one process of the cluster, read from /proc/PID/smaps; no rows for any other pid. The kernel walks all
+pages that the process maps, shared memory included: this takes about a millisecond, and more the more of shared_buffers
+the process has touched.
+Sizes are in bytes. A field that the kernel does not print is NULL.
 
-start_address (hex address): first address of the mapping
-end_address (hex address): first address behind the mapping
-permissions (text): r, w, x where allowed, then p for private or s for shared
-byte_offset (bytes): where in the file the mapping starts; NULL beyond bigint
-device (hex numbers): major and minor number of the file''s device
-inode (number): inode of the file, 0 without one; NULL beyond bigint
-name (text): path of the file or the kernel''s name for the mapping; NULL if anonymous
-category (text): what it is for: malloc, stack, jit, shared_memory, dynamic_shared_memory, io_uring, program, library, file, kernel, other
-size (bytes): address space (Size)
-kernel_page_size (bytes): page size that the kernel uses (KernelPageSize)
-mmu_page_size (bytes): page size that the hardware uses (MMUPageSize)
-rss (bytes): in RAM, counted in full in every process that maps it (Rss); without hugetlb
-pss (bytes): in RAM, each page divided by the number of processes that map it (Pss); without hugetlb
-pss_dirty (bytes): the dirty part of pss (Pss_Dirty, Linux 6.0)
+start_address (hex address): start address
+end_address (hex address): end address (exclusive)
+permissions (text): r, w and x if reading, writing and executing are allowed, then p for private or s for shared
+byte_offset (bytes): offset in the file at which the mapping starts; NULL if too large for bigint
+device (hex numbers): major and minor number of the file''s device, separated by a colon
+inode (number): inode of the file; 0 if there is no file; NULL if too large for bigint
+name (text): path of the file, or the kernel''s name for the mapping; NULL if anonymous
+category (text): what the mapping is used for: malloc, stack, jit, shared_memory, dynamic_shared_memory, io_uring,
+  program, library, file, kernel or other
+size (bytes): size of the mapping in the address space (Size)
+kernel_page_size (bytes): page size used by the kernel (KernelPageSize)
+mmu_page_size (bytes): page size used by the hardware (MMUPageSize)
+rss (bytes): resident memory, counted in full in every process that maps it (Rss); excludes hugetlb pages
+pss (bytes): resident memory, each page divided by the number of processes that map it (Pss); excludes hugetlb pages
+pss_dirty (bytes): dirty part of pss (Pss_Dirty, Linux 6.0)
 shared_clean (bytes): clean pages that other processes map too (Shared_Clean)
 shared_dirty (bytes): dirty pages that other processes map too (Shared_Dirty)
-private_clean (bytes): clean pages that no other process maps (Private_Clean); in a shared mapping too
-private_dirty (bytes): dirty pages that no other process maps (Private_Dirty); in a shared mapping too
-referenced (bytes): accessed since the kernel last looked (Referenced)
-anonymous (bytes): not backed by a file, among it the changed pages of a private file mapping (Anonymous)
-ksm (bytes): merged with equal pages by KSM (KSM, Linux 6.6)
-lazy_free (bytes): given up with MADV_FREE and not yet taken (LazyFree, Linux 4.12)
-anon_huge_pages (bytes): in transparent huge pages (AnonHugePages)
-shmem_pmd_mapped (bytes): shared memory in huge pages (ShmemPmdMapped, Linux 4.8)
-file_pmd_mapped (bytes): page cache in huge pages (FilePmdMapped, Linux 5.4)
-shared_hugetlb (bytes): in hugetlb pages that other processes map too (Shared_Hugetlb, Linux 4.4); not in rss
-private_hugetlb (bytes): in hugetlb pages that no other process maps (Private_Hugetlb, Linux 4.4); not in rss
-swap (bytes): in swap (Swap); of a shared mapping the whole object''s, in every process
-swap_pss (bytes): in swap, each page divided by the number of processes (SwapPss, Linux 4.3); without shared mappings
-locked (bytes): locked in RAM by mlock, divided like pss (Locked); Linux 4.14 to 4.17 print all of pss here
-thp_eligible (flag): whether transparent huge pages may be used (THPeligible, Linux 5.0)
-protection_key (number): memory protection key (ProtectionKey, Linux 4.6, on processors that have them)
-vm_flags (text): flags of the mapping, two-letter words of proc(5) (VmFlags)';
+private_clean (bytes): clean pages that no other process maps (Private_Clean), including those of shared mappings
+private_dirty (bytes): dirty pages that no other process maps (Private_Dirty), including those of shared mappings
+referenced (bytes): pages accessed since the kernel last cleared their accessed bits (Referenced)
+anonymous (bytes): pages not backed by a file, including modified pages of private file mappings (Anonymous)
+ksm (bytes): pages merged with identical pages by KSM (KSM, Linux 6.6)
+lazy_free (bytes): pages marked with MADV_FREE that the kernel has not reclaimed yet (LazyFree, Linux 4.12)
+anon_huge_pages (bytes): anonymous memory in transparent huge pages (AnonHugePages)
+shmem_pmd_mapped (bytes): shared memory mapped with transparent huge pages (ShmemPmdMapped, Linux 4.8)
+file_pmd_mapped (bytes): page cache mapped with transparent huge pages (FilePmdMapped, Linux 5.4)
+shared_hugetlb (bytes): hugetlb pages that other processes map too (Shared_Hugetlb, Linux 4.4); not in rss or pss
+private_hugetlb (bytes): hugetlb pages that no other process maps (Private_Hugetlb, Linux 4.4); not in rss or pss
+swap (bytes): memory in swap (Swap); for a shared mapping, that of the whole object, repeated in every process
+swap_pss (bytes): memory in swap, each page divided by the number of processes that map it (SwapPss, Linux 4.3);
+  excludes shared mappings
+locked (bytes): memory locked by mlock, divided like pss (Locked); Linux 4.14 to 4.17 print all of pss here
+thp_eligible (flag): whether the mapping may use transparent huge pages (THPeligible, Linux 5.0)
+protection_key (number): memory protection key (ProtectionKey, Linux 4.6, only on processors that have such keys)
+vm_flags (text): flags of the mapping as two-letter codes, see proc(5) (VmFlags, Linux 3.8)';
 
 -- smap_summary: get_all_smaps() added up for each process, in kB
 --
--- Added up inside LATERAL, not by GROUP BY: so conditions on pid and joins
--- choose the processes before any of their files is read.
+-- The sums are inside LATERAL instead of GROUP BY, so that conditions and joins
+-- on pid select the processes before any of their files is read.
 CREATE VIEW smap_summary AS
     SELECT a.pid,
            s.mem_size,
@@ -227,33 +232,14 @@ GRANT SELECT ON smap_summary TO PUBLIC;
 
 COMMENT ON VIEW smap_summary IS
 'Memory of each process in pg_stat_activity, its mappings added up, in kB. With a condition on pid, only the files of
-those processes are read. The cost for each is that of pg_meminfo_smaps().';
-COMMENT ON COLUMN smap_summary.pid IS 'identifier: process';
-COMMENT ON COLUMN smap_summary.mem_size IS 'kB: address space (Size)';
-COMMENT ON COLUMN smap_summary.kernel_page_size IS 'kB: largest page size that the kernel uses (KernelPageSize)';
-COMMENT ON COLUMN smap_summary.mmu_page_size IS 'kB: largest page size that the hardware uses (MMUPageSize)';
-COMMENT ON COLUMN smap_summary.rss IS 'kB: in RAM, counted in full in every process that maps it (Rss); without hugetlb';
-COMMENT ON COLUMN smap_summary.pss IS 'kB: in RAM, each page divided by the number of processes that map it (Pss); without hugetlb';
-COMMENT ON COLUMN smap_summary.pss_dirty IS 'kB: the dirty part of pss (Pss_Dirty, Linux 6.0)';
-COMMENT ON COLUMN smap_summary.shared_clean IS 'kB: clean pages that other processes map too (Shared_Clean)';
-COMMENT ON COLUMN smap_summary.shared_dirty IS 'kB: dirty pages that other processes map too (Shared_Dirty)';
-COMMENT ON COLUMN smap_summary.private_clean IS 'kB: clean pages that no other process maps (Private_Clean); in a shared mapping too';
-COMMENT ON COLUMN smap_summary.private_dirty IS 'kB: dirty pages that no other process maps (Private_Dirty); in a shared mapping too';
-COMMENT ON COLUMN smap_summary.referenced IS 'kB: accessed since the kernel last looked (Referenced)';
-COMMENT ON COLUMN smap_summary.anonymous IS 'kB: not backed by a file, among it the changed pages of a private file mapping (Anonymous)';
-COMMENT ON COLUMN smap_summary.ksm IS 'kB: merged with equal pages by KSM (KSM, Linux 6.6)';
-COMMENT ON COLUMN smap_summary.lazy_free IS 'kB: given up with MADV_FREE and not yet taken (LazyFree, Linux 4.12)';
-COMMENT ON COLUMN smap_summary.anon_huge_pages IS 'kB: in transparent huge pages (AnonHugePages)';
-COMMENT ON COLUMN smap_summary.shmem_pmd_mapped IS 'kB: shared memory in huge pages (ShmemPmdMapped, Linux 4.8)';
-COMMENT ON COLUMN smap_summary.file_pmd_mapped IS 'kB: page cache in huge pages (FilePmdMapped, Linux 5.4)';
-COMMENT ON COLUMN smap_summary.shared_huge_tlb IS 'kB: in hugetlb pages that other processes map too (Shared_Hugetlb, Linux 4.4); not in rss';
-COMMENT ON COLUMN smap_summary.private_huge_tlb IS 'kB: in hugetlb pages that no other process maps (Private_Hugetlb, Linux 4.4); not in rss';
-COMMENT ON COLUMN smap_summary.swap IS 'kB: in swap (Swap); of a shared mapping the whole object''s, in every process';
-COMMENT ON COLUMN smap_summary.swap_pss IS 'kB: in swap, each page divided by the number of processes (SwapPss, Linux 4.3); without shared mappings';
-COMMENT ON COLUMN smap_summary.locked IS 'kB: locked in RAM by mlock, divided like pss (Locked); Linux 4.14 to 4.17 print all of pss here';
-COMMENT ON COLUMN smap_summary.thp_eligible IS 'mappings: those in which transparent huge pages may be used (THPeligible, Linux 5.0)';
+those processes are read. Each process takes as long as pg_meminfo_smaps().
+A field that the kernel does not print is 0.';
+COMMENT ON COLUMN smap_summary.kernel_page_size IS 'kB: largest page size used by the kernel (KernelPageSize)';
+COMMENT ON COLUMN smap_summary.mmu_page_size IS 'kB: largest page size used by the hardware (MMUPageSize)';
+COMMENT ON COLUMN smap_summary.thp_eligible IS
+'mappings: number of mappings that may use transparent huge pages (THPeligible, Linux 5.0)';
 
--- pg_meminfo_processes(): every process of the cluster, by the kernel's counters
+-- pg_meminfo_processes(): every process of the cluster, with the kernel's counters
 CREATE FUNCTION pg_meminfo_processes(
     OUT pid int,
     OUT backend_type text,
@@ -276,30 +262,35 @@ AS 'MODULE_PATHNAME', 'pg_meminfo_processes'
 LANGUAGE C VOLATILE PARALLEL RESTRICTED COST 100000 ROWS 100;
 
 COMMENT ON FUNCTION pg_meminfo_processes() IS
-'Every process of the cluster: the postmaster, and its children that run the same program. From /proc/PID/status, stat,
-oom_score and oom_score_adj; no page is walked, so each costs some 50 microseconds, whatever it holds. Some kernels from Linux 6.2
-on count in batches for each processor, so on a machine with many the counters of RAM can be MBs off.
-Sizes are in bytes. What the kernel does not print, or does not let us read, is NULL. pg_stat_activity, and with it
-backend_type, is frozen within a transaction: what starts later in it is shown as starting.
+'Every process of the cluster: the postmaster and those of its children that run the same program. Read from
+/proc/PID/status, stat, oom_score and oom_score_adj. No pages are walked, so each process takes about 50 microseconds,
+however much memory it holds. From Linux 6.2 on, some kernels update their counters in batches per processor: on a
+machine with many processors, the counters of resident memory can be off by megabytes.
+Sizes are in bytes. What the kernel does not print, or denies, is NULL. pg_stat_activity, and with it backend_type, is
+frozen within a transaction: a process that starts later in the transaction is shown as starting.
 
-pid (identifier): process
-backend_type (text): postmaster, logger, starting for one that is not in pg_stat_activity yet or any more, or as there; never NULL
-process_start (time): when the process was started (stat), to the hundredth of a second
-virtual_size (bytes): address space (VmSize)
-rss (bytes): in RAM (VmRSS), with all shared buffers that the process has touched; without hugetlb
-peak_rss (bytes): the most that rss ever was (VmHWM), with all shared buffers that were touched
-rss_anon (bytes): anonymous memory in RAM (RssAnon, Linux 4.5); pages that are still shared with the postmaster since fork are in it
-rss_file (bytes): files in RAM (RssFile, Linux 4.5): program, libraries
-rss_shmem (bytes): shared memory in RAM (RssShmem, Linux 4.5): what the process has touched of it; not to be added up
+pid (identifier): process ID
+backend_type (text): postmaster, logger, starting for a process not yet or no longer in pg_stat_activity, otherwise as
+  in pg_stat_activity; never NULL
+process_start (time): time when the process was started (stat), accurate to 10 ms
+virtual_size (bytes): size of the address space (VmSize)
+rss (bytes): resident memory, including all shared buffers that the process has touched (VmRSS); excludes hugetlb pages
+peak_rss (bytes): highest value of rss so far (VmHWM)
+rss_anon (bytes): resident anonymous memory (RssAnon, Linux 4.5), including pages still shared with the postmaster
+  since fork
+rss_file (bytes): resident pages of files such as the program and libraries (RssFile, Linux 4.5)
+rss_shmem (bytes): resident pages of shared memory that the process has touched (RssShmem, Linux 4.5); do not
+  sum over processes, which share these pages
 swap (bytes): anonymous memory in swap (VmSwap)
-hugetlb (bytes): in hugetlb pages (HugetlbPages, Linux 4.4): mostly the main shared memory segment; not to be added up
-locked (bytes): locked in RAM (VmLck)
-page_tables (bytes): page tables (VmPTE): with pages of 4 kB, 2 MB for each GB of shared buffers touched, without huge pages
-threads (number): threads (Threads)
-oom_score (number): what the OOM killer would rank the process by (oom_score), 0 to 2000
-oom_score_adj (number): what the OOM killer is told to add (oom_score_adj), -1000 to 1000; -1000 protects';
+hugetlb (bytes): memory in hugetlb pages, mostly the main shared memory segment (HugetlbPages, Linux 4.4); do not
+  sum over processes, which share these pages
+locked (bytes): locked memory (VmLck)
+page_tables (bytes): page tables (VmPTE); with 4 kB pages and without huge pages, 2 MB per GB of shared buffers touched
+threads (number): number of threads (Threads)
+oom_score (number): score by which the OOM killer ranks the process, 0 to 2000 (oom_score)
+oom_score_adj (number): adjustment added to the score, -1000 to 1000 (oom_score_adj); -1000 protects the process';
 
--- pg_meminfo: who holds memory, now
+-- pg_meminfo: memory and activity of every process
 CREATE VIEW pg_meminfo AS
     SELECT p.pid,
            a.leader_pid,
@@ -335,37 +326,27 @@ CREATE VIEW pg_meminfo AS
 GRANT SELECT ON pg_meminfo TO PUBLIC;
 
 COMMENT ON VIEW pg_meminfo IS
-'Every process of the cluster, what memory it holds and what it does: pg_meminfo_processes() with pg_stat_activity. Safe to
-poll every second: some 50 microseconds a process.';
-COMMENT ON COLUMN pg_meminfo.pid IS 'identifier: process';
-COMMENT ON COLUMN pg_meminfo.leader_pid IS 'identifier: leader of the parallel group, for a worker (pg_stat_activity)';
-COMMENT ON COLUMN pg_meminfo.backend_type IS 'text: postmaster, logger, starting, or as in pg_stat_activity';
+'Every process of the cluster, the memory it holds and what it is doing: pg_meminfo_processes() joined with
+pg_stat_activity. Can be polled every second: each process takes about 50 microseconds.';
+COMMENT ON COLUMN pg_meminfo.leader_pid IS
+'identifier: leader of the parallel group, for a parallel worker (pg_stat_activity)';
 COMMENT ON COLUMN pg_meminfo.datname IS 'name: database (pg_stat_activity)';
 COMMENT ON COLUMN pg_meminfo.usename IS 'name: user (pg_stat_activity)';
-COMMENT ON COLUMN pg_meminfo.application_name IS 'text: application (pg_stat_activity)';
+COMMENT ON COLUMN pg_meminfo.application_name IS 'text: name of the application (pg_stat_activity)';
 COMMENT ON COLUMN pg_meminfo.client_addr IS 'address: client (pg_stat_activity)';
-COMMENT ON COLUMN pg_meminfo.state IS 'text: what the session does (pg_stat_activity)';
-COMMENT ON COLUMN pg_meminfo.private_estimate IS 'bytes: rss_anon + swap + page_tables: the anonymous memory of the process; pages that are still shared with the postmaster since fork are in it; NULL before Linux 4.5';
-COMMENT ON COLUMN pg_meminfo.virtual_size IS 'bytes: address space (VmSize)';
-COMMENT ON COLUMN pg_meminfo.rss IS 'bytes: in RAM (VmRSS), with all shared buffers that the process has touched; without hugetlb';
-COMMENT ON COLUMN pg_meminfo.peak_rss IS 'bytes: the most that rss ever was (VmHWM), with all shared buffers that were touched';
-COMMENT ON COLUMN pg_meminfo.rss_anon IS 'bytes: anonymous memory in RAM (RssAnon, Linux 4.5); pages that are still shared with the postmaster since fork are in it';
-COMMENT ON COLUMN pg_meminfo.rss_file IS 'bytes: files in RAM (RssFile, Linux 4.5): program, libraries';
-COMMENT ON COLUMN pg_meminfo.rss_shmem IS 'bytes: shared memory in RAM (RssShmem, Linux 4.5): what the process has touched of it; not to be added up';
-COMMENT ON COLUMN pg_meminfo.swap IS 'bytes: anonymous memory in swap (VmSwap)';
-COMMENT ON COLUMN pg_meminfo.hugetlb IS 'bytes: in hugetlb pages (HugetlbPages, Linux 4.4): mostly the main shared memory segment; not to be added up';
-COMMENT ON COLUMN pg_meminfo.locked IS 'bytes: locked in RAM (VmLck)';
-COMMENT ON COLUMN pg_meminfo.page_tables IS 'bytes: page tables (VmPTE): with pages of 4 kB, 2 MB for each GB of shared buffers touched, without huge pages';
-COMMENT ON COLUMN pg_meminfo.threads IS 'number: threads (Threads)';
-COMMENT ON COLUMN pg_meminfo.oom_score IS 'number: what the OOM killer would rank the process by (oom_score), 0 to 2000';
-COMMENT ON COLUMN pg_meminfo.oom_score_adj IS 'number: what the OOM killer is told to add (oom_score_adj), -1000 to 1000; -1000 protects';
-COMMENT ON COLUMN pg_meminfo.oom_charge IS 'bytes: rss + swap + page_tables: what the OOM killer compares, before oom_score_adj';
-COMMENT ON COLUMN pg_meminfo.backend_start IS 'time: start of the session (pg_stat_activity), or else of the process';
-COMMENT ON COLUMN pg_meminfo.xact_start IS 'time: start of the transaction (pg_stat_activity)';
-COMMENT ON COLUMN pg_meminfo.query_start IS 'time: start of the query (pg_stat_activity)';
+COMMENT ON COLUMN pg_meminfo.state IS 'text: state of the session (pg_stat_activity)';
+COMMENT ON COLUMN pg_meminfo.private_estimate IS
+'bytes: rss_anon + swap + page_tables, an estimate of private memory that includes pages still shared with the '
+'postmaster since fork; NULL before Linux 4.5';
+COMMENT ON COLUMN pg_meminfo.oom_charge IS
+'bytes: rss + swap + page_tables, which the OOM killer compares before it applies oom_score_adj';
+COMMENT ON COLUMN pg_meminfo.backend_start IS
+'time: start of the session (pg_stat_activity), or of the process if there is no session';
+COMMENT ON COLUMN pg_meminfo.xact_start IS 'time: start of the current transaction (pg_stat_activity)';
+COMMENT ON COLUMN pg_meminfo.query_start IS 'time: start of the current or last query (pg_stat_activity)';
 COMMENT ON COLUMN pg_meminfo.state_change IS 'time: last change of state (pg_stat_activity)';
 COMMENT ON COLUMN pg_meminfo.query_id IS 'number: identifier of the query (pg_stat_activity)';
-COMMENT ON COLUMN pg_meminfo.query IS 'text: the query, or the last one (pg_stat_activity)';
+COMMENT ON COLUMN pg_meminfo.query IS 'text: current or last query (pg_stat_activity)';
 
 -- pg_meminfo_rollup(): the mappings of one process, added up by the kernel
 CREATE FUNCTION pg_meminfo_rollup(
@@ -397,35 +378,37 @@ AS 'MODULE_PATHNAME', 'pg_meminfo_rollup'
 LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED COST 50000 ROWS 1;
 
 COMMENT ON FUNCTION pg_meminfo_rollup(int) IS
-'The mappings of one process of the cluster added up, from /proc/PID/smaps_rollup (Linux 4.14); no rows if it is not one, or on
-an older kernel. The kernel walks the pages of shared memory: expect a third of a millisecond, and as much as for
-pg_meminfo_smaps() where the process has touched much of shared_buffers.
-Sizes are in bytes. What the kernel does not print is NULL.
+'The mappings of one process of the cluster, added up by the kernel, read from /proc/PID/smaps_rollup (Linux 4.14); no
+rows for any other pid or on an older kernel. The kernel walks all pages that the process maps, shared memory included:
+this takes a third of a millisecond, or as long as pg_meminfo_smaps() if the process has touched much of
+shared_buffers.
+Sizes are in bytes. A field that the kernel does not print is NULL.
 
-rss (bytes): in RAM, counted in full in every process that maps it (Rss); without hugetlb
-pss (bytes): in RAM, each page divided by the number of processes that map it (Pss); without hugetlb
-pss_dirty (bytes): the dirty part of pss (Pss_Dirty, Linux 6.0)
-pss_anon (bytes): the anonymous part of pss (Pss_Anon, Linux 5.3)
-pss_file (bytes): the part of pss that is of files (Pss_File, Linux 5.3)
-pss_shmem (bytes): the part of pss that is shared memory (Pss_Shmem, Linux 5.3)
+rss (bytes): resident memory, counted in full in every process that maps it (Rss); excludes hugetlb pages
+pss (bytes): resident memory, each page divided by the number of processes that map it (Pss); excludes hugetlb pages
+pss_dirty (bytes): dirty part of pss (Pss_Dirty, Linux 6.0)
+pss_anon (bytes): part of pss that is anonymous memory (Pss_Anon, Linux 5.3)
+pss_file (bytes): part of pss that is files (Pss_File, Linux 5.3)
+pss_shmem (bytes): part of pss that is shared memory (Pss_Shmem, Linux 5.3)
 shared_clean (bytes): clean pages that other processes map too (Shared_Clean)
 shared_dirty (bytes): dirty pages that other processes map too (Shared_Dirty)
-private_clean (bytes): clean pages that no other process maps (Private_Clean); in a shared mapping too
-private_dirty (bytes): dirty pages that no other process maps (Private_Dirty); in a shared mapping too
-referenced (bytes): accessed since the kernel last looked (Referenced)
-anonymous (bytes): not backed by a file, among it the changed pages of a private file mapping (Anonymous)
-ksm (bytes): merged with equal pages by KSM (KSM, Linux 6.6)
-lazy_free (bytes): given up with MADV_FREE and not yet taken (LazyFree, Linux 4.12)
-anon_huge_pages (bytes): in transparent huge pages (AnonHugePages)
-shmem_pmd_mapped (bytes): shared memory in huge pages (ShmemPmdMapped, Linux 4.8)
-file_pmd_mapped (bytes): page cache in huge pages (FilePmdMapped, Linux 5.4)
-shared_hugetlb (bytes): in hugetlb pages that other processes map too (Shared_Hugetlb, Linux 4.4); not in rss
-private_hugetlb (bytes): in hugetlb pages that no other process maps (Private_Hugetlb, Linux 4.4); not in rss
-swap (bytes): in swap (Swap); of a shared mapping the whole object''s, in every process
-swap_pss (bytes): in swap, each page divided by the number of processes (SwapPss, Linux 4.3); without shared mappings
-locked (bytes): locked in RAM by mlock, divided like pss (Locked); Linux 4.14 to 4.17 print all of pss here';
+private_clean (bytes): clean pages that no other process maps (Private_Clean), including those of shared mappings
+private_dirty (bytes): dirty pages that no other process maps (Private_Dirty), including those of shared mappings
+referenced (bytes): pages accessed since the kernel last cleared their accessed bits (Referenced)
+anonymous (bytes): pages not backed by a file, including modified pages of private file mappings (Anonymous)
+ksm (bytes): pages merged with identical pages by KSM (KSM, Linux 6.6)
+lazy_free (bytes): pages marked with MADV_FREE that the kernel has not reclaimed yet (LazyFree, Linux 4.12)
+anon_huge_pages (bytes): anonymous memory in transparent huge pages (AnonHugePages)
+shmem_pmd_mapped (bytes): shared memory mapped with transparent huge pages (ShmemPmdMapped, Linux 4.8)
+file_pmd_mapped (bytes): page cache mapped with transparent huge pages (FilePmdMapped, Linux 5.4)
+shared_hugetlb (bytes): hugetlb pages that other processes map too (Shared_Hugetlb, Linux 4.4); not in rss or pss
+private_hugetlb (bytes): hugetlb pages that no other process maps (Private_Hugetlb, Linux 4.4); not in rss or pss
+swap (bytes): memory in swap (Swap); for a shared mapping, that of the whole object, repeated in every process
+swap_pss (bytes): memory in swap, each page divided by the number of processes that map it (SwapPss, Linux 4.3);
+  excludes shared mappings
+locked (bytes): memory locked by mlock, divided like pss (Locked); Linux 4.14 to 4.17 print all of pss here';
 
--- pg_meminfo_private(): what one process holds alone
+-- pg_meminfo_private(): private memory of one process
 CREATE FUNCTION pg_meminfo_private(
     IN pid int,
     OUT category text,
@@ -439,23 +422,23 @@ AS 'MODULE_PATHNAME', 'pg_meminfo_private'
 LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED COST 50000 ROWS 7;
 
 COMMENT ON FUNCTION pg_meminfo_private(int) IS
-'What one process of the cluster holds in its private mappings, by category, from /proc/PID/maps and pagemap; no rows if it is
-not one. Shared memory is not looked at: the cost grows with the process''s own memory, and not with shared_buffers. Half a
-millisecond for an idle session, and 2 ms for each GB that it holds.
-Sizes are in bytes. Where the kernel denies pagemap, the last three are NULL. Before Linux 6.7, a mapping without
-permissions is taken to be empty, and one that is large is read all over.
+'Memory in the private mappings of one process of the cluster, by category, read from /proc/PID/maps and pagemap; no
+rows for any other pid. Shared memory is not looked at, so the time grows with the process''s own memory and not with
+shared_buffers: half a millisecond for an idle session, plus 2 ms per GB of its own memory.
+Sizes are in bytes. If the kernel denies pagemap, resident, private and swap are NULL. Before Linux 6.7, a mapping
+without permissions is assumed to be empty, and a large mapping is read in full.
 
-category (text): what the mappings are for: malloc, stack, jit, program, library, file, kernel, other
-mappings (number): private mappings of this category
-virtual_size (bytes): their address space
-resident (bytes): pages in RAM (pagemap bit 63), the kernel''s page of zeros included
-private (bytes): pages in RAM that no other process maps (pagemap bits 63 and 56); NULL before Linux 4.2
+category (text): what the mappings are used for: malloc, stack, jit, program, library, file, kernel or other
+mappings (number): number of private mappings of this category
+virtual_size (bytes): size of these mappings in the address space
+resident (bytes): resident pages (pagemap bit 63), including the kernel''s zero page
+private (bytes): resident pages that no other process maps (pagemap bits 63 and 56); NULL before Linux 4.2
 swap (bytes): pages in swap (pagemap bit 62)';
 
 -- pg_meminfo_mappings: every mapping of every process
 --
--- The processes come first, so that conditions on pid and backend_type choose
--- them before any smaps is read.
+-- The processes come first, so that conditions on pid and backend_type select
+-- them before any smaps file is read.
 CREATE VIEW pg_meminfo_mappings AS
     SELECT p.pid,
            p.backend_type,
@@ -497,45 +480,11 @@ CREATE VIEW pg_meminfo_mappings AS
 GRANT SELECT ON pg_meminfo_mappings TO PUBLIC;
 
 COMMENT ON VIEW pg_meminfo_mappings IS
-'Every mapping of every process of the cluster, from /proc/PID/smaps, in bytes. With a condition on pid or backend_type, only
-the smaps of those processes is read. The cost for each is that of pg_meminfo_smaps().';
-COMMENT ON COLUMN pg_meminfo_mappings.pid IS 'identifier: process';
-COMMENT ON COLUMN pg_meminfo_mappings.backend_type IS 'text: postmaster, logger, starting, or as in pg_stat_activity';
-COMMENT ON COLUMN pg_meminfo_mappings.start_address IS 'hex address: first address of the mapping';
-COMMENT ON COLUMN pg_meminfo_mappings.end_address IS 'hex address: first address behind the mapping';
-COMMENT ON COLUMN pg_meminfo_mappings.permissions IS 'text: r, w, x where allowed, then p for private or s for shared';
-COMMENT ON COLUMN pg_meminfo_mappings.byte_offset IS 'bytes: where in the file the mapping starts; NULL beyond bigint';
-COMMENT ON COLUMN pg_meminfo_mappings.device IS 'hex numbers: major and minor number of the file''s device';
-COMMENT ON COLUMN pg_meminfo_mappings.inode IS 'number: inode of the file, 0 without one; NULL beyond bigint';
-COMMENT ON COLUMN pg_meminfo_mappings.name IS 'text: path of the file or the kernel''s name for the mapping; NULL if anonymous';
-COMMENT ON COLUMN pg_meminfo_mappings.category IS 'text: what it is for: malloc, stack, jit, shared_memory, dynamic_shared_memory, io_uring, program, library, file, kernel, other';
-COMMENT ON COLUMN pg_meminfo_mappings.size IS 'bytes: address space (Size)';
-COMMENT ON COLUMN pg_meminfo_mappings.kernel_page_size IS 'bytes: page size that the kernel uses (KernelPageSize)';
-COMMENT ON COLUMN pg_meminfo_mappings.mmu_page_size IS 'bytes: page size that the hardware uses (MMUPageSize)';
-COMMENT ON COLUMN pg_meminfo_mappings.rss IS 'bytes: in RAM, counted in full in every process that maps it (Rss); without hugetlb';
-COMMENT ON COLUMN pg_meminfo_mappings.pss IS 'bytes: in RAM, each page divided by the number of processes that map it (Pss); without hugetlb';
-COMMENT ON COLUMN pg_meminfo_mappings.pss_dirty IS 'bytes: the dirty part of pss (Pss_Dirty, Linux 6.0)';
-COMMENT ON COLUMN pg_meminfo_mappings.shared_clean IS 'bytes: clean pages that other processes map too (Shared_Clean)';
-COMMENT ON COLUMN pg_meminfo_mappings.shared_dirty IS 'bytes: dirty pages that other processes map too (Shared_Dirty)';
-COMMENT ON COLUMN pg_meminfo_mappings.private_clean IS 'bytes: clean pages that no other process maps (Private_Clean); in a shared mapping too';
-COMMENT ON COLUMN pg_meminfo_mappings.private_dirty IS 'bytes: dirty pages that no other process maps (Private_Dirty); in a shared mapping too';
-COMMENT ON COLUMN pg_meminfo_mappings.referenced IS 'bytes: accessed since the kernel last looked (Referenced)';
-COMMENT ON COLUMN pg_meminfo_mappings.anonymous IS 'bytes: not backed by a file, among it the changed pages of a private file mapping (Anonymous)';
-COMMENT ON COLUMN pg_meminfo_mappings.ksm IS 'bytes: merged with equal pages by KSM (KSM, Linux 6.6)';
-COMMENT ON COLUMN pg_meminfo_mappings.lazy_free IS 'bytes: given up with MADV_FREE and not yet taken (LazyFree, Linux 4.12)';
-COMMENT ON COLUMN pg_meminfo_mappings.anon_huge_pages IS 'bytes: in transparent huge pages (AnonHugePages)';
-COMMENT ON COLUMN pg_meminfo_mappings.shmem_pmd_mapped IS 'bytes: shared memory in huge pages (ShmemPmdMapped, Linux 4.8)';
-COMMENT ON COLUMN pg_meminfo_mappings.file_pmd_mapped IS 'bytes: page cache in huge pages (FilePmdMapped, Linux 5.4)';
-COMMENT ON COLUMN pg_meminfo_mappings.shared_hugetlb IS 'bytes: in hugetlb pages that other processes map too (Shared_Hugetlb, Linux 4.4); not in rss';
-COMMENT ON COLUMN pg_meminfo_mappings.private_hugetlb IS 'bytes: in hugetlb pages that no other process maps (Private_Hugetlb, Linux 4.4); not in rss';
-COMMENT ON COLUMN pg_meminfo_mappings.swap IS 'bytes: in swap (Swap); of a shared mapping the whole object''s, in every process';
-COMMENT ON COLUMN pg_meminfo_mappings.swap_pss IS 'bytes: in swap, each page divided by the number of processes (SwapPss, Linux 4.3); without shared mappings';
-COMMENT ON COLUMN pg_meminfo_mappings.locked IS 'bytes: locked in RAM by mlock, divided like pss (Locked); Linux 4.14 to 4.17 print all of pss here';
-COMMENT ON COLUMN pg_meminfo_mappings.thp_eligible IS 'flag: whether transparent huge pages may be used (THPeligible, Linux 5.0)';
-COMMENT ON COLUMN pg_meminfo_mappings.protection_key IS 'number: memory protection key (ProtectionKey, Linux 4.6, on processors that have them)';
-COMMENT ON COLUMN pg_meminfo_mappings.vm_flags IS 'text: flags of the mapping, two-letter words of proc(5) (VmFlags)';
+'Every mapping of every process of the cluster, read from /proc/PID/smaps, in bytes. With a condition on pid or
+backend_type, only the smaps files of those processes are read. Each process takes as long as pg_meminfo_smaps().
+A field that the kernel does not print is NULL.';
 
--- pg_meminfo_segments(): shared memory, each segment once
+-- pg_meminfo_segments(): each shared memory segment once
 CREATE FUNCTION pg_meminfo_segments(
     OUT kind text,
     OUT name text,
@@ -550,18 +499,21 @@ AS 'MODULE_PATHNAME', 'pg_meminfo_segments'
 LANGUAGE C VOLATILE PARALLEL RESTRICTED COST 1000000 ROWS 10;
 
 COMMENT ON FUNCTION pg_meminfo_segments() IS
-'Every shared memory segment that a process of the cluster has mapped, once, from /proc/PID/maps of each. No pages are walked for
-each process: expect a third of a millisecond a process, and 25 ms for each GB of the main segment.
+'Every shared memory segment mapped by a process of the cluster, each once, read from /proc/PID/maps of all processes.
+No pages are walked process by process: this takes a third of a millisecond per process, plus 25 ms per GB of the main
+shared memory segment.
 Sizes are in bytes.
 
-kind (text): main, where shared_buffers are, or dynamic
-name (text): the kernel''s name for it
-inode (number): inode of its file; of a System V segment, its identifier; NULL beyond bigint
-size (bytes): as it is mapped
-resident (bytes): in RAM, whoever has touched it (mincore, or /proc/sysvipc/shm); on huge pages all of it; NULL if its file was removed or cannot be read
-huge (flag): whether it is on huge pages
-processes (number): attached processes
-leader_pid (identifier): the process that all who are attached are, or are parallel workers of; NULL otherwise';
+kind (text): main for the main shared memory segment, which contains shared_buffers, or dynamic
+name (text): the kernel''s name for the segment
+inode (number): inode of the segment''s file; for a System V segment, its identifier; NULL if too large for bigint
+size (bytes): size of the segment as it is mapped
+resident (bytes): resident part, whichever process touched it (mincore, or /proc/sysvipc/shm); all of it if in huge
+  pages; NULL if the segment''s file was removed or cannot be read
+huge (flag): whether the segment is in huge pages
+processes (number): number of attached processes
+leader_pid (identifier): process ID of the only attached process, or of the leader if all attached processes belong to
+  one parallel group; otherwise NULL, as for the main segment';
 
 -- pg_meminfo_segments: the same, as a view
 CREATE VIEW pg_meminfo_segments AS
@@ -569,18 +521,6 @@ CREATE VIEW pg_meminfo_segments AS
     FROM pg_meminfo_segments() s;
 
 GRANT SELECT ON pg_meminfo_segments TO PUBLIC;
-
-COMMENT ON VIEW pg_meminfo_segments IS
-'Every shared memory segment of the cluster, once: pg_meminfo_segments(). Costs a third of a millisecond a process, and 25 ms for
-each GB of the main segment.';
-COMMENT ON COLUMN pg_meminfo_segments.kind IS 'text: main, where shared_buffers are, or dynamic';
-COMMENT ON COLUMN pg_meminfo_segments.name IS 'text: the kernel''s name for it';
-COMMENT ON COLUMN pg_meminfo_segments.inode IS 'number: inode of its file; of a System V segment, its identifier; NULL beyond bigint';
-COMMENT ON COLUMN pg_meminfo_segments.size IS 'bytes: as it is mapped';
-COMMENT ON COLUMN pg_meminfo_segments.resident IS 'bytes: in RAM, whoever has touched it (mincore, or /proc/sysvipc/shm); on huge pages all of it; NULL if its file was removed or cannot be read';
-COMMENT ON COLUMN pg_meminfo_segments.huge IS 'flag: whether it is on huge pages';
-COMMENT ON COLUMN pg_meminfo_segments.processes IS 'number: attached processes';
-COMMENT ON COLUMN pg_meminfo_segments.leader_pid IS 'identifier: the process that all who are attached are, or are parallel workers of; NULL otherwise';
 
 -- pg_meminfo_cluster(): the whole cluster, in one row
 CREATE FUNCTION pg_meminfo_cluster(
@@ -601,24 +541,32 @@ AS 'MODULE_PATHNAME', 'pg_meminfo_cluster'
 LANGUAGE C VOLATILE PARALLEL RESTRICTED COST 10000000 ROWS 1;
 
 COMMENT ON FUNCTION pg_meminfo_cluster() IS
-'The whole cluster in one row that adds up. Private memory page by page (pagemap), each shared memory segment once, page
-tables. Costs what pg_meminfo_private() costs for each process, and pg_meminfo_segments() once: for polling each minute, not
-each second.
-Sizes are in bytes. What the kernel does not tell is NULL. A sum is NULL, not too small, if a part of it cannot be told; a
-WARNING then counts the processes that are denied.
+'Memory of the whole cluster, in one row that adds up: private memory counted page by page (pagemap), each shared memory
+segment counted once, and page tables. This takes about a millisecond per process, plus 25 ms per GB of the main shared
+memory segment: poll it every minute, not every second.
+Sizes are in bytes. What the kernel does not report is NULL. If a part of a sum is unknown, the sum is NULL rather than
+too small; a WARNING then says for how many processes the kernel denied access.
 
 processes (number): processes of the cluster
-unreadable (number): those among them whose private memory cannot be told; if there are any, private and total are NULL; where their maps are denied, also dynamic_shared_memory and page_tables_saved; where /proc shows nothing of them, also page_tables and swap
-private (bytes): in RAM, in private mappings, and mapped by no other process (pagemap, Linux 4.2)
-shared_memory (bytes): size of the main shared memory segment, where shared_buffers are
-shared_memory_resident (bytes): in RAM of it, whoever has touched it (mincore); on huge pages all of it
-dynamic_shared_memory (bytes): in RAM of all dynamic shared memory segments that a process is attached to (mincore, /proc/sysvipc/shm); NULL if the file of one was removed
+unreadable (number): processes whose private memory could not be read; if not 0, private and total are NULL. If the
+  kernel denies their maps too, dynamic_shared_memory and page_tables_saved are also NULL; if it denies all of their
+  files, so are page_tables and swap
+private (bytes): resident pages of private mappings that no other process maps (pagemap, Linux 4.2)
+shared_memory (bytes): size of the main shared memory segment, which contains shared_buffers
+shared_memory_resident (bytes): resident part of the main segment, whichever process touched it (mincore); all of it
+  if in huge pages
+dynamic_shared_memory (bytes): resident size of all dynamic shared memory segments with an attached process (mincore,
+  /proc/sysvipc/shm); NULL if a segment''s file was removed
 page_tables (bytes): page tables of all processes (VmPTE)
-total (bytes): private + shared_memory_resident + dynamic_shared_memory + page_tables; without the few MB that processes share with the postmaster since fork, and without files that more than one maps
-swap (bytes): anonymous memory of all processes in swap (VmSwap), at most: what is still shared with the postmaster since fork counts in each; not in total
-huge_pages_status (text): on or off: whether the main segment is on huge pages
-huge_pages_needed (number): huge pages, of the size that huge_page_size says, that the main segment takes or would take (shared_memory_size_in_huge_pages); NULL where Postgres does not know
-page_tables_saved (bytes): page tables that there would be less, at least, with the main segment on huge pages; an estimate from maps and VmPTE. 0 if it is';
+total (bytes): private + shared_memory_resident + dynamic_shared_memory + page_tables; excludes the few MB that
+  processes still share with the postmaster since fork, and files mapped by more than one process
+swap (bytes): anonymous memory of all processes in swap (VmSwap), an upper bound: pages still shared with the postmaster
+  since fork count once per process; not in total
+huge_pages_status (text): on if the main segment is in huge pages, otherwise off
+huge_pages_needed (number): huge pages, of the size set by huge_page_size, that the main segment needs or would need
+  (shared_memory_size_in_huge_pages); NULL if Postgres does not know
+page_tables_saved (bytes): lower bound on the page-table memory that huge pages for the main segment would save, an
+  estimate from maps and VmPTE; 0 if they are in use';
 
 -- pg_meminfo_cluster: the same, as a view
 CREATE VIEW pg_meminfo_cluster AS
@@ -629,23 +577,7 @@ CREATE VIEW pg_meminfo_cluster AS
 
 GRANT SELECT ON pg_meminfo_cluster TO PUBLIC;
 
-COMMENT ON VIEW pg_meminfo_cluster IS
-'The whole cluster in one row that adds up: pg_meminfo_cluster(). Costs a millisecond a process, and 25 ms for each GB of the main
-segment: for polling each minute, not each second.';
-COMMENT ON COLUMN pg_meminfo_cluster.processes IS 'number: processes of the cluster';
-COMMENT ON COLUMN pg_meminfo_cluster.unreadable IS 'number: those among them whose private memory cannot be told; if there are any, private and total are NULL; where their maps are denied, also dynamic_shared_memory and page_tables_saved; where /proc shows nothing of them, also page_tables and swap';
-COMMENT ON COLUMN pg_meminfo_cluster.private IS 'bytes: in RAM, in private mappings, and mapped by no other process (pagemap, Linux 4.2)';
-COMMENT ON COLUMN pg_meminfo_cluster.shared_memory IS 'bytes: size of the main shared memory segment, where shared_buffers are';
-COMMENT ON COLUMN pg_meminfo_cluster.shared_memory_resident IS 'bytes: in RAM of it, whoever has touched it (mincore); on huge pages all of it';
-COMMENT ON COLUMN pg_meminfo_cluster.dynamic_shared_memory IS 'bytes: in RAM of all dynamic shared memory segments that a process is attached to (mincore, /proc/sysvipc/shm); NULL if the file of one was removed';
-COMMENT ON COLUMN pg_meminfo_cluster.page_tables IS 'bytes: page tables of all processes (VmPTE)';
-COMMENT ON COLUMN pg_meminfo_cluster.total IS 'bytes: private + shared_memory_resident + dynamic_shared_memory + page_tables; without the few MB that processes share with the postmaster since fork, and without files that more than one maps';
-COMMENT ON COLUMN pg_meminfo_cluster.swap IS 'bytes: anonymous memory of all processes in swap (VmSwap), at most: what is still shared with the postmaster since fork counts in each; not in total';
-COMMENT ON COLUMN pg_meminfo_cluster.huge_pages_status IS 'text: on or off: whether the main segment is on huge pages';
-COMMENT ON COLUMN pg_meminfo_cluster.huge_pages_needed IS 'number: huge pages, of the size that huge_page_size says, that the main segment takes or would take (shared_memory_size_in_huge_pages); NULL where Postgres does not know';
-COMMENT ON COLUMN pg_meminfo_cluster.page_tables_saved IS 'bytes: page tables that there would be less, at least, with the main segment on huge pages; an estimate from maps and VmPTE. 0 if it is';
-
--- pg_meminfo_host(): the machine around
+-- pg_meminfo_host(): memory of the machine
 CREATE FUNCTION pg_meminfo_host(
     OUT memory_total bigint,
     OUT memory_available bigint,
@@ -668,26 +600,27 @@ AS 'MODULE_PATHNAME', 'pg_meminfo_host'
 LANGUAGE C VOLATILE PARALLEL RESTRICTED COST 1000 ROWS 1;
 
 COMMENT ON FUNCTION pg_meminfo_host() IS
-'The machine around: its memory, and how much of it is left for the cluster. From
-/proc/meminfo, /proc/vmstat, /proc/sys/vm/overcommit_memory, /dev/shm, and the cgroups. Costs a millisecond.
+'Memory of the machine, and how much of it is still available to the cluster. Read from /proc/meminfo, /proc/vmstat,
+/proc/sys/vm/overcommit_memory, /dev/shm and the cgroups. This takes a millisecond.
 Sizes are in bytes. What the kernel does not print is NULL.
 
-memory_total (bytes): RAM (MemTotal)
-memory_available (bytes): what could be had without swapping (MemAvailable, Linux 3.14)
-swap_total (bytes): swap (SwapTotal)
-swap_free (bytes): free swap (SwapFree)
-commit_limit (bytes): how much the kernel promises at most if overcommit_memory is 2 (CommitLimit)
-committed (bytes): how much it has promised (Committed_AS)
-overcommit_memory (number): how the kernel promises memory: 0 by a guess, 1 always, 2 up to commit_limit (vm.overcommit_memory)
-headroom (bytes): what is left without swapping: the least of memory_available and, for each cgroup that we are in and that is limited, memory_limit - working_set; NULL if one of these cannot be told
+memory_total (bytes): usable RAM (MemTotal)
+memory_available (bytes): memory available without swapping, as estimated by the kernel (MemAvailable, Linux 3.14)
+swap_total (bytes): size of swap (SwapTotal)
+swap_free (bytes): unused swap (SwapFree)
+commit_limit (bytes): most memory that the kernel commits if overcommit_memory is 2 (CommitLimit)
+committed (bytes): memory that the kernel has committed (Committed_AS)
+overcommit_memory (number): overcommit policy: 0 heuristic, 1 always, 2 up to commit_limit (vm.overcommit_memory)
+headroom (bytes): memory still available to the cluster without swapping: the least of memory_available and, for each
+  cgroup of this session that has a limit, memory_limit - working_set; NULL if any of these is unknown
 headroom_source (text): which of them is the least: host, or the path of the cgroup
 huge_page_size (bytes): default size of a huge page (Hugepagesize)
 huge_pages_total (number): huge pages of that size (HugePages_Total)
-huge_pages_free (number): those that are not in use (HugePages_Free)
-huge_pages_reserved (number): those that are not in use, but promised (HugePages_Rsvd)
-oom_kills (number): processes that the OOM killer has taken since boot, on the whole machine (oom_kill of vmstat, Linux 4.13)
-dev_shm_size (bytes): size of /dev/shm, where dynamic shared memory of type posix is (statvfs); NULL if it is not limited
-dev_shm_available (bytes): free space in /dev/shm; NULL if it is not limited';
+huge_pages_free (number): those not in use (HugePages_Free)
+huge_pages_reserved (number): those not in use, but reserved (HugePages_Rsvd)
+oom_kills (number): processes killed by the OOM killer since boot, on the whole machine (oom_kill in vmstat, Linux 4.13)
+dev_shm_size (bytes): size of /dev/shm, which holds dynamic shared memory of type posix (statvfs); NULL if unlimited
+dev_shm_available (bytes): free space in /dev/shm (statvfs); NULL if unlimited';
 
 -- pg_meminfo_host: the same, as a view
 CREATE VIEW pg_meminfo_host AS
@@ -698,26 +631,7 @@ CREATE VIEW pg_meminfo_host AS
 
 GRANT SELECT ON pg_meminfo_host TO PUBLIC;
 
-COMMENT ON VIEW pg_meminfo_host IS
-'The machine around, its memory and how much of it is left: pg_meminfo_host(). Costs a millisecond.';
-COMMENT ON COLUMN pg_meminfo_host.memory_total IS 'bytes: RAM (MemTotal)';
-COMMENT ON COLUMN pg_meminfo_host.memory_available IS 'bytes: what could be had without swapping (MemAvailable, Linux 3.14)';
-COMMENT ON COLUMN pg_meminfo_host.swap_total IS 'bytes: swap (SwapTotal)';
-COMMENT ON COLUMN pg_meminfo_host.swap_free IS 'bytes: free swap (SwapFree)';
-COMMENT ON COLUMN pg_meminfo_host.commit_limit IS 'bytes: how much the kernel promises at most if overcommit_memory is 2 (CommitLimit)';
-COMMENT ON COLUMN pg_meminfo_host.committed IS 'bytes: how much it has promised (Committed_AS)';
-COMMENT ON COLUMN pg_meminfo_host.overcommit_memory IS 'number: how the kernel promises memory: 0 by a guess, 1 always, 2 up to commit_limit (vm.overcommit_memory)';
-COMMENT ON COLUMN pg_meminfo_host.headroom IS 'bytes: what is left without swapping: the least of memory_available and, for each cgroup that we are in and that is limited, memory_limit - working_set; NULL if one of these cannot be told';
-COMMENT ON COLUMN pg_meminfo_host.headroom_source IS 'text: which of them is the least: host, or the path of the cgroup';
-COMMENT ON COLUMN pg_meminfo_host.huge_page_size IS 'bytes: default size of a huge page (Hugepagesize)';
-COMMENT ON COLUMN pg_meminfo_host.huge_pages_total IS 'number: huge pages of that size (HugePages_Total)';
-COMMENT ON COLUMN pg_meminfo_host.huge_pages_free IS 'number: those that are not in use (HugePages_Free)';
-COMMENT ON COLUMN pg_meminfo_host.huge_pages_reserved IS 'number: those that are not in use, but promised (HugePages_Rsvd)';
-COMMENT ON COLUMN pg_meminfo_host.oom_kills IS 'number: processes that the OOM killer has taken since boot, on the whole machine (oom_kill of vmstat, Linux 4.13)';
-COMMENT ON COLUMN pg_meminfo_host.dev_shm_size IS 'bytes: size of /dev/shm, where dynamic shared memory of type posix is (statvfs); NULL if it is not limited';
-COMMENT ON COLUMN pg_meminfo_host.dev_shm_available IS 'bytes: free space in /dev/shm; NULL if it is not limited';
-
--- pg_meminfo_cgroups(): the cgroups that we are in
+-- pg_meminfo_cgroups(): the cgroup of the session and its ancestors
 CREATE FUNCTION pg_meminfo_cgroups(
     OUT level int,
     OUT path text,
@@ -742,28 +656,34 @@ AS 'MODULE_PATHNAME', 'pg_meminfo_cgroups'
 LANGUAGE C VOLATILE PARALLEL RESTRICTED COST 1000 ROWS 4;
 
 COMMENT ON FUNCTION pg_meminfo_cgroups() IS
-'The cgroup that this session is in, its parent, and so on, as far as they can be seen from within the container: their
-limits, what is charged to them, and what came of it. Costs a tenth of a millisecond each. No rows if our own cannot be seen.
-Sizes are in bytes. What the kernel does not print, or not in this version of cgroups, is NULL.
+'The cgroup of this session, its parent, and so on, as far as they are visible from within the container: their limits,
+the memory charged to them, OOM kills and memory pressure. This takes a tenth of a millisecond per cgroup. No rows if
+the session''s own cgroup is not visible.
+Sizes are in bytes. What the kernel does not print, or does not have in this version of cgroups, is NULL.
 
-level (number): how far up it is: 0 for our own, 1 for its parent, and so on
+level (number): distance from the session''s own cgroup: 0 for that cgroup, 1 for its parent, and so on
 path (text): path in the hierarchy, as seen from within the container (/proc/self/cgroup)
-version (number): version of cgroups in which memory is accounted, 1 or 2
-memory_limit (bytes): where the OOM killer comes (memory.max; memory.limit_in_bytes); NULL if unlimited
-memory_high (bytes): where processes are slowed down (memory.high); NULL if unlimited, and in version 1
-usage (bytes): what is charged, page cache included (memory.current; memory.usage_in_bytes)
-working_set (bytes): usage without inactive page cache, as the kubelet counts
+version (number): version of the cgroup hierarchy that accounts for memory, 1 or 2
+memory_limit (bytes): limit at which the OOM killer acts (memory.max; memory.limit_in_bytes); NULL if unlimited
+memory_high (bytes): limit at which processes are slowed down (memory.high); NULL if unlimited, and in version 1
+usage (bytes): memory charged, including page cache (memory.current; memory.usage_in_bytes)
+working_set (bytes): usage without inactive page cache, computed as the kubelet does
 anon (bytes): anonymous memory (anon; total_rss)
-file (bytes): page cache, shared memory included (file; total_cache)
-shmem (bytes): shared memory and files of tmpfs (shmem; total_shmem)
-kernel (bytes): the kernel''s own, such as page tables (kernel, Linux 5.18; memory.kmem.usage_in_bytes)
-swap_limit (bytes): how much may be swapped (memory.swap.max; memory.memsw.limit_in_bytes - memory.limit_in_bytes); NULL if unlimited
-swap_usage (bytes): what is swapped (memory.swap.current; total_swap)
+file (bytes): page cache, including shared memory (file; total_cache)
+shmem (bytes): shared memory and files in tmpfs (shmem; total_shmem)
+kernel (bytes): memory of the kernel, such as page tables (kernel, Linux 5.18; memory.kmem.usage_in_bytes)
+swap_limit (bytes): limit on swap (memory.swap.max; memory.memsw.limit_in_bytes - memory.limit_in_bytes); NULL if
+  unlimited
+swap_usage (bytes): memory in swap (memory.swap.current; total_swap)
 unlimited (flag): whether this cgroup has no memory limit
-oom_kills (number): processes that the OOM killer has taken (oom_kill of memory.events, from Linux 5.2 on with descendants; of memory.oom_control, Linux 4.13, without)
-oom_group (flag): whether it takes all processes of the cgroup at once (memory.oom.group, Linux 4.19); NULL in version 1
-psi_some_usec (microseconds): time in which some task waited for memory (some of memory.pressure, Linux 4.20); NULL in version 1
-psi_full_usec (microseconds): time in which all of them did (full of memory.pressure, Linux 4.20); NULL in version 1';
+oom_kills (number): processes killed by the OOM killer (oom_kill in memory.events, including descendants from Linux 5.2
+  on; in memory.oom_control, Linux 4.13, without descendants)
+oom_group (flag): whether the OOM killer kills all processes of the cgroup together (memory.oom.group, Linux 4.19);
+  NULL in version 1
+psi_some_usec (microseconds): time in which some task waited for memory (some in memory.pressure, Linux 4.20); NULL in
+  version 1
+psi_full_usec (microseconds): time in which all tasks waited for memory (full in memory.pressure, Linux 4.20); NULL in
+  version 1';
 
 -- pg_meminfo_cgroups: the same, as a view
 CREATE VIEW pg_meminfo_cgroups AS
@@ -774,23 +694,50 @@ CREATE VIEW pg_meminfo_cgroups AS
 
 GRANT SELECT ON pg_meminfo_cgroups TO PUBLIC;
 
-COMMENT ON VIEW pg_meminfo_cgroups IS
-'The cgroup that this session is in, its parent, and so on: pg_meminfo_cgroups(). Costs a tenth of a millisecond each.';
-COMMENT ON COLUMN pg_meminfo_cgroups.level IS 'number: how far up it is: 0 for our own, 1 for its parent, and so on';
-COMMENT ON COLUMN pg_meminfo_cgroups.path IS 'text: path in the hierarchy, as seen from within the container (/proc/self/cgroup)';
-COMMENT ON COLUMN pg_meminfo_cgroups.version IS 'number: version of cgroups in which memory is accounted, 1 or 2';
-COMMENT ON COLUMN pg_meminfo_cgroups.memory_limit IS 'bytes: where the OOM killer comes (memory.max; memory.limit_in_bytes); NULL if unlimited';
-COMMENT ON COLUMN pg_meminfo_cgroups.memory_high IS 'bytes: where processes are slowed down (memory.high); NULL if unlimited, and in version 1';
-COMMENT ON COLUMN pg_meminfo_cgroups.usage IS 'bytes: what is charged, page cache included (memory.current; memory.usage_in_bytes)';
-COMMENT ON COLUMN pg_meminfo_cgroups.working_set IS 'bytes: usage without inactive page cache, as the kubelet counts';
-COMMENT ON COLUMN pg_meminfo_cgroups.anon IS 'bytes: anonymous memory (anon; total_rss)';
-COMMENT ON COLUMN pg_meminfo_cgroups.file IS 'bytes: page cache, shared memory included (file; total_cache)';
-COMMENT ON COLUMN pg_meminfo_cgroups.shmem IS 'bytes: shared memory and files of tmpfs (shmem; total_shmem)';
-COMMENT ON COLUMN pg_meminfo_cgroups.kernel IS 'bytes: the kernel''s own, such as page tables (kernel, Linux 5.18; memory.kmem.usage_in_bytes)';
-COMMENT ON COLUMN pg_meminfo_cgroups.swap_limit IS 'bytes: how much may be swapped (memory.swap.max; memory.memsw.limit_in_bytes - memory.limit_in_bytes); NULL if unlimited';
-COMMENT ON COLUMN pg_meminfo_cgroups.swap_usage IS 'bytes: what is swapped (memory.swap.current; total_swap)';
-COMMENT ON COLUMN pg_meminfo_cgroups.unlimited IS 'flag: whether this cgroup has no memory limit';
-COMMENT ON COLUMN pg_meminfo_cgroups.oom_kills IS 'number: processes that the OOM killer has taken (oom_kill of memory.events, from Linux 5.2 on with descendants; of memory.oom_control, Linux 4.13, without)';
-COMMENT ON COLUMN pg_meminfo_cgroups.oom_group IS 'flag: whether it takes all processes of the cgroup at once (memory.oom.group, Linux 4.19); NULL in version 1';
-COMMENT ON COLUMN pg_meminfo_cgroups.psi_some_usec IS 'microseconds: time in which some task waited for memory (some of memory.pressure, Linux 4.20); NULL in version 1';
-COMMENT ON COLUMN pg_meminfo_cgroups.psi_full_usec IS 'microseconds: time in which all of them did (full of memory.pressure, Linux 4.20); NULL in version 1';
+--
+-- Comments of the views
+--
+-- A view above has a comment of its own only for what the function below it
+-- does not say. All other comments are copied here: to a view, the function's
+-- text before the list of columns; to a column, its line in that list. A line
+-- may continue on lines that are indented by two spaces.
+--
+DO $$
+DECLARE
+    -- CREATE EXTENSION puts the extension's schema first in the search path
+    extension_schema CONSTANT pg_catalog.name := pg_catalog.current_schema();
+    pair record;
+    line record;
+BEGIN
+    -- Nothing in the extension's schema can be called by what follows
+    SET LOCAL search_path = pg_catalog, pg_temp;
+    FOR pair IN
+        SELECT format('%I.%I', extension_schema, view)::regclass AS view,
+               obj_description(format('%I.%s', extension_schema, function)::regprocedure, 'pg_proc') AS text
+        FROM (VALUES
+            (1, 'smap_summary', 'get_all_smaps()'),
+            (2, 'pg_meminfo', 'pg_meminfo_processes()'),
+            -- Both have a column rss; the view shows the one of smaps
+            (3, 'pg_meminfo_mappings', 'pg_meminfo_smaps(int)'),
+            (4, 'pg_meminfo_mappings', 'pg_meminfo_processes()'),
+            (5, 'pg_meminfo_segments', 'pg_meminfo_segments()'),
+            (6, 'pg_meminfo_cluster', 'pg_meminfo_cluster()'),
+            (7, 'pg_meminfo_host', 'pg_meminfo_host()'),
+            (8, 'pg_meminfo_cgroups', 'pg_meminfo_cgroups()')
+        ) AS pairs (number, view, function)
+        ORDER BY number
+    LOOP
+        IF obj_description(pair.view, 'pg_class') IS NULL THEN
+            EXECUTE format('COMMENT ON VIEW %s IS %L', pair.view, split_part(pair.text, E'\n\n', 1));
+        END IF;
+        FOR line IN
+            SELECT attname AS name, format('%s: %s', match[2], replace(match[3], E'\n  ', ' ')) AS text
+            FROM regexp_matches(pair.text, E'\n([a-z0-9_]+) \\(([^)]+)\\): ([^\n]+(?:\n  [^\n]+)*)', 'g') AS match
+                JOIN pg_attribute ON attrelid = pair.view AND attname = match[1]
+            WHERE col_description(attrelid, attnum) IS NULL
+        LOOP
+            EXECUTE format('COMMENT ON COLUMN %s.%I IS %L', pair.view, line.name, line.text);
+        END LOOP;
+    END LOOP;
+END
+$$;

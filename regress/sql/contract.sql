@@ -73,18 +73,46 @@ SELECT proname, proargnames[1 + pronargs:] = ARRAY(
 FROM functions
 ORDER BY proname;
 
--- Columns of a view and of the function it shows have the same units and meanings
-SELECT attrelid::regclass AS view, attname AS column_that_differs
-FROM view_columns v, functions f
-WHERE (attrelid, proname) IN (('pg_meminfo'::regclass, 'pg_meminfo_processes'), ('pg_meminfo_mappings'::regclass, 'pg_meminfo_smaps'),
+-- What a function's comment says about each column; a line may continue on indented lines
+CREATE VIEW function_lines AS
+    SELECT proname, match[1] AS name, match[2] AS unit, replace(match[3], E'\n  ', ' ') AS meaning
+    FROM functions f, regexp_matches(obj_description(f.oid, 'pg_proc'),
+        E'\n([a-z_]+) \\(([^)]+)\\): ([^\n]+(?:\n  [^\n]+)*)', 'g') AS match;
+SELECT count(*) FROM function_lines;
+
+-- The columns of a view are described as in the function below it, except where they differ: the two page sizes are the
+-- largest of the process, and thp_eligible is a count
+SELECT v.attrelid::regclass AS view, attname AS column, proname AS differs_from
+FROM view_columns v, function_lines l
+WHERE (v.attrelid, proname) IN (('pg_meminfo'::regclass, 'pg_meminfo_processes'), ('pg_meminfo_mappings'::regclass, 'pg_meminfo_smaps'),
         ('pg_meminfo_segments'::regclass, 'pg_meminfo_segments'), ('pg_meminfo_cluster'::regclass, 'pg_meminfo_cluster'),
-        ('pg_meminfo_host'::regclass, 'pg_meminfo_host'), ('pg_meminfo_cgroups'::regclass, 'pg_meminfo_cgroups'))
-    AND attname = ANY (proargnames) AND attname NOT IN ('pid', 'backend_type')
-    AND strpos(obj_description(f.oid, 'pg_proc'),
-        regexp_replace(col_description(attrelid, attnum), '^(.*?): ', format('%s (\1): ', attname))) = 0;
+        ('pg_meminfo_host'::regclass, 'pg_meminfo_host'), ('pg_meminfo_cgroups'::regclass, 'pg_meminfo_cgroups'),
+        ('smap_summary'::regclass, 'get_all_smaps'))
+    AND attname = l.name
+    AND col_description(v.attrelid, attnum) IS DISTINCT FROM format('%s: %s', unit, meaning)
+ORDER BY attrelid::regclass::text COLLATE "C", attnum;
+
+-- pg_meminfo_mappings takes its first two columns from another function
+SELECT attname AS column
+FROM view_columns v JOIN function_lines l ON attname = l.name AND proname = 'pg_meminfo_processes'
+WHERE attrelid = 'pg_meminfo_mappings'::regclass AND col_description(v.attrelid, attnum) = format('%s: %s', unit, meaning)
+ORDER BY attnum;
+
+-- A view of the same name as its function has the same description
+SELECT relname AS view, strpos(obj_description(f.oid, 'pg_proc'), obj_description(c.oid, 'pg_class') || E'\n\n') = 1 AS same_text
+FROM pg_class c JOIN functions f ON proname = relname
+WHERE c.oid IN (SELECT attrelid FROM view_columns)
+ORDER BY relname COLLATE "C";
+
+-- Sizes of the same name are described in the same words, in kB and in bytes, for a mapping and for their sum
+SELECT name AS column_that_differs
+FROM function_lines
+WHERE proname IN ('get_all_smaps', 'pg_meminfo_smaps', 'pg_meminfo_rollup') AND unit IN ('kB', 'bytes')
+GROUP BY name
+HAVING count(DISTINCT meaning) > 1;
 
 -- Views are for everyone, the functions check
 SELECT relname, relacl::text ~ '[{,]=r/' AS granted_to_public
 FROM pg_class WHERE oid IN (SELECT attrelid FROM view_columns) ORDER BY relname COLLATE "C";
 
-DROP VIEW functions, view_columns;
+DROP VIEW functions, view_columns, function_lines;
