@@ -63,7 +63,7 @@ dev_major (hex number): major number of the file''s device; two digits, more if 
 dev_minor (hex number): minor number of the file''s device; two digits, more if the number needs them
 inode (number): inode of the file; 0 if there is no file; NULL if too large for int4
 sys_path (text): path of the file, or the kernel''s name for the mapping; empty if anonymous
-mem_size (kB): size of the mapping in the address space (Size)
+mem_size (kB): size in the address space (Size)
 kernel_page_size (kB): page size used by the kernel (KernelPageSize)
 mmu_page_size (kB): page size used by the hardware (MMUPageSize)
 rss (kB): resident memory, counted in full in every process that maps it (Rss); excludes hugetlb pages
@@ -144,7 +144,7 @@ inode (number): inode of the file; 0 if there is no file; NULL if too large for 
 name (text): path of the file, or the kernel''s name for the mapping; NULL if anonymous
 category (text): what the mapping is used for: malloc, stack, jit, shared_memory, dynamic_shared_memory, io_uring,
   program, library, file, kernel or other
-size (bytes): size of the mapping in the address space (Size)
+size (bytes): size in the address space (Size)
 kernel_page_size (bytes): page size used by the kernel (KernelPageSize)
 mmu_page_size (bytes): page size used by the hardware (MMUPageSize)
 rss (bytes): resident memory, counted in full in every process that maps it (Rss); excludes hugetlb pages
@@ -508,9 +508,9 @@ kind (text): main for the main shared memory segment, which contains shared_buff
 name (text): the kernel''s name for the segment
 inode (number): inode of the segment''s file; for a System V segment, its identifier; NULL if too large for bigint
 size (bytes): size of the segment as it is mapped
-resident (bytes): resident part, whichever process touched it (mincore, or /proc/sysvipc/shm); all of it if in huge
-  pages; NULL if the segment''s file was removed or cannot be read
-huge (flag): whether the segment is in huge pages
+resident (bytes): resident part, whichever process touched it (mincore, or /proc/sysvipc/shm); all of it if the
+  segment uses huge pages; NULL if its file was removed or cannot be read
+huge (flag): whether the segment uses huge pages
 processes (number): number of attached processes
 leader_pid (identifier): process ID of the only attached process, or of the leader if all attached processes belong to
   one parallel group; otherwise NULL, as for the main segment';
@@ -554,7 +554,7 @@ unreadable (number): processes whose private memory could not be read; if not 0,
 private (bytes): resident pages of private mappings that no other process maps (pagemap, Linux 4.2)
 shared_memory (bytes): size of the main shared memory segment, which contains shared_buffers
 shared_memory_resident (bytes): resident part of the main segment, whichever process touched it (mincore); all of it
-  if in huge pages
+  if the segment uses huge pages
 dynamic_shared_memory (bytes): resident size of all dynamic shared memory segments with an attached process (mincore,
   /proc/sysvipc/shm); NULL if a segment''s file was removed
 page_tables (bytes): page tables of all processes (VmPTE)
@@ -562,11 +562,11 @@ total (bytes): private + shared_memory_resident + dynamic_shared_memory + page_t
   processes still share with the postmaster since fork, and files mapped by more than one process
 swap (bytes): anonymous memory of all processes in swap (VmSwap), an upper bound: pages still shared with the postmaster
   since fork count once per process; not in total
-huge_pages_status (text): on if the main segment is in huge pages, otherwise off
+huge_pages_status (text): on if the main segment uses huge pages, otherwise off
 huge_pages_needed (number): huge pages, of the size set by huge_page_size, that the main segment needs or would need
   (shared_memory_size_in_huge_pages); NULL if Postgres does not know
-page_tables_saved (bytes): lower bound on the page-table memory that huge pages for the main segment would save, an
-  estimate from maps and VmPTE; 0 if they are in use';
+page_tables_saved (bytes): lower bound on the page-table memory that huge pages for the main segment would save,
+  estimated from maps and VmPTE; 0 if they are in use';
 
 -- pg_meminfo_cluster: the same, as a view
 CREATE VIEW pg_meminfo_cluster AS
