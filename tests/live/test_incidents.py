@@ -1,6 +1,8 @@
-"""The queries of docs/incidents.md, each on a cluster where the thing was made to happen."""
+"""The queries of docs/incidents.md, each on a cluster where the incident was provoked."""
 
+import os
 import re
+import subprocess
 
 import pytest
 from conftest import ROOT, limited, rows, start_cluster, wait_until
@@ -42,11 +44,65 @@ def test_every_section_is_tried():
     assert [heading for heading in headings if f'"{heading}"' not in source] == []
 
 
+def test_the_readme_repeats_queries_of_the_incidents():
+    repeated = re.findall(r"```sql\n(SELECT .*?)```", (ROOT / "README.md").read_text(), re.S)
+    assert repeated == queries("Who holds memory now?") + queries("What does a session hold?")
+
+
+def test_who_holds_memory(busy):
+    with busy.connect("work_mem=1GB", application_name="report") as session, busy.connect() as connection:
+        session.execute(LARGE_SORT)
+        session.execute("FETCH 1 FROM c")
+        first, *others = ask(connection, "Who holds memory now?")
+        assert (first["pid"], first["session"]) == (session.info.backend_pid, "report")
+        assert size(connection, first["private"]) > 50 * MB and size(connection, first["rss"]) > 50 * MB
+        assert {"postmaster", "checkpointer"} <= {row["session"] for row in others}
+        assert connection.info.backend_pid not in {row["pid"] for row in others}
+        by_category = {row["category"]: row for row in ask(connection, "What does a session hold?")}
+        assert list(by_category)[0] == "malloc" and "shared_memory" not in by_category
+        assert size(connection, by_category["malloc"]["private"]) > 50 * MB
+
+
+def test_the_whole_cluster(busy):
+    with busy.connect() as connection:
+        heading = "How much does the cluster use, and how much is left?"
+        [row] = ask(connection, heading)
+        assert row["processes"] >= 5
+        parts = [size(connection, row[name]) for name in ("private", "shared_memory", "page_tables")]
+        # Each is rounded; dynamic shared memory is in the total alone.
+        assert size(connection, row["total"]) > sum(parts) - 2 * MB
+        assert (row["headroom"] is None) == (row["headroom_source"] is None)
+
+
+def test_shared_buffers(busy):
+    with busy.connect(application_name="filling") as session, busy.connect() as connection:
+        busy.fill_shared_buffers(session, "buffered", 60)
+        first, *others = ask(connection, "Which sessions use shared buffers?")
+        assert first["session"] == "filling" and len(others) == 3
+        assert size(connection, first["rss"]) > 50 * MB and size(connection, first["rss"]) >= size(connection, first["pss"])
+        session.execute("DROP TABLE buffered")
+
+
+def test_the_picture(busy, tmp_path):
+    """The command, with a program that keeps what it is given instead of drawing it."""
+    heading = "Where is all of it, as a picture?"
+    command = re.search(rf"^## {re.escape(heading)}\n.*?```\n(.*?)```", (ROOT / "docs/incidents.md").read_text(), re.M | re.S)[1]
+    drawing = tmp_path / "inferno-flamegraph"
+    drawing.write_text("#!/bin/sh\nexec cat\n")
+    drawing.chmod(0o755)
+    picture = tmp_path / "memory.svg"
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PGHOST": str(busy.host)}
+    subprocess.run(command.replace(">memory.svg", f">{picture}"), shell=True, cwd=ROOT, env=environment, check=True)
+    stacks = picture.read_text().splitlines()
+    assert [stack for stack in stacks if not re.fullmatch(r".+ [0-9]+", stack)] == []
+    assert {"postmaster", "checkpointer", "shared memory"} <= {stack.split(";")[0] for stack in stacks}
+
+
 def test_oom_suspects(busy):
     with busy.connect("work_mem=1GB", application_name="suspect") as session, busy.connect() as connection:
         session.execute(LARGE_SORT)
         session.execute("FETCH 1 FROM c")
-        first = ask(connection, "Who will the OOM killer take?")[0]
+        first = ask(connection, "Which process would the OOM killer choose?")[0]
         assert (first["pid"], first["session"]) == (session.info.backend_pid, "suspect")
         assert size(connection, first["charge"]) > 50 * MB
         # On a machine where a test may not lower it, nobody has; so this only reads it.
@@ -114,7 +170,7 @@ def test_jit(busy):
         if not session.execute("SELECT pg_jit_available()").fetchone()[0]:
             pytest.skip("this server cannot compile")
         session.execute("BEGIN; DECLARE c CURSOR FOR SELECT sum(n) OVER (ORDER BY n + 1) FROM generate_series(1, 100) AS n; FETCH 1 FROM c")
-        found = {row["pid"]: row for row in ask(connection, "Does JIT take the memory?")}
+        found = {row["pid"]: row for row in ask(connection, "Is JIT using the memory?")}
         assert found.keys() == {session.info.backend_pid}
         assert size(connection, found[session.info.backend_pid]["malloc"]) > MB
 
@@ -136,7 +192,7 @@ def test_more_than_work_mem(busy):
         with busy.running(query, "hash_mem_multiplier=16", "enable_sort=off", "max_parallel_workers_per_gather=0") as pid:
             asleep = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s AND wait_event = 'PgSleep'"
             wait_until(lambda: connection.execute(asleep, [pid]).fetchone() == (1,))
-            [row] = ask(connection, "Who holds more than work_mem?")
+            [row] = ask(connection, "Which sessions hold more than work_mem?")
             assert row["pid"] == pid and row["times"] > 2 and row["work_mem"] == "4MB"
 
 
@@ -171,13 +227,13 @@ def test_decoding_and_a_worker_that_leaks(busy):
                 "PUBLICATION p WITH (create_slot = false, copy_data = false)"
             )
             try:
-                wait_until(lambda: ask(connection, "What does a walsender hold that decodes?"))
-                [row] = ask(connection, "What does a walsender hold that decodes?")
+                wait_until(lambda: ask(connection, "What do logical walsenders hold?"))
+                [row] = ask(connection, "What do logical walsenders hold?")
                 assert (row["slot_name"], row["plugin"]) == ("s", "pgoutput")
                 assert size(connection, row["private"]) > MB
                 with busy.connect() as writer:
                     writer.execute("BEGIN; INSERT INTO t SELECT generate_series(1, 200000)")
-                    wait_until(lambda: size(connection, ask(connection, "What does a walsender hold that decodes?")[0]["private"]) > 20 * MB)
+                    wait_until(lambda: size(connection, ask(connection, "What do logical walsenders hold?")[0]["private"]) > 20 * MB)
                     writer.execute("ROLLBACK")
                 connection.execute("INSERT INTO t SELECT generate_series(1, 60)")
                 wait_until(lambda: there.execute("SELECT count(*) FROM t").fetchone() == (60,))
