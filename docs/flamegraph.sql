@@ -2,8 +2,8 @@
 --
 --   psql -XAtq -f docs/flamegraph.sql | inferno-flamegraph --countname kB --nametype '' --title 'Memory' >memory.svg
 --
--- All of it together is the total of pg_meminfo_cluster, and what is swapped; without processes that cannot be read. In a frame, a semicolon, a backslash and control
--- characters are written as JSON writes them.
+-- The sum of all stacks is pg_meminfo_cluster.total plus swapped memory, without processes that cannot be read. In the name
+-- of a frame, semicolons, backslashes and control characters are escaped as in JSON.
 WITH stacks AS (
     SELECT ARRAY[m.backend_type, m.datname, nullif(m.application_name, ''), m.pid::text, p.category] AS frames,
            p.private + p.swap AS bytes
