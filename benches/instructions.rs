@@ -1,7 +1,7 @@
-//! Runs the smaps tokenizer a number of times and nothing else, so that callgrind can count its instructions: those repeat
-//! exactly, which times on a shared machine do not.
+//! Runs the smaps tokenizer a number of times and nothing else, for callgrind to count its instructions. The count is the
+//! same in every run, which times on a shared machine are not.
 //!
-//! Arguments: a file, how many times. Prints how many mappings the file has.
+//! Arguments: a file and the number of runs. Prints the number of mappings in the file.
 
 use std::hint::black_box;
 use std::{env, fs};

@@ -1,9 +1,10 @@
 /*
- * The limit: a bare open, read and close of the same files, by the same user. Nothing is looked at.
+ * The bare read: opens, reads and closes the same files as an SQL function, as the same user, and does nothing with what
+ * it reads. What the function costs beyond that is our own work.
  *
- * Each line of input is a task: how many threads, a comma-separated list of files, and pids. The answer is how many
- * seconds that took, and how many bytes there were. The pseudo-file "private" stands for maps, and the entries of pagemap
- * for the private mappings in it.
+ * Each line of input is a task: the number of threads, a comma-separated list of files, and pids. Each file of each
+ * process is read once. The answer is the seconds that it took and the number of bytes read. The pseudo-file
+ * "maps+pagemap" stands for maps and for the entries of pagemap that belong to its private mappings.
  */
 #define _GNU_SOURCE
 #include <err.h>
@@ -50,7 +51,7 @@ static long read_private(int directory, char *buffer, char *maps)
 
 		start = strtoul(line, &at, 16);
 		end = strtoul(at + 1, &at, 16);
-		/* at is on the blank before the permissions */
+		/* at points to the space before the permissions. Skipped: shared mappings, reservations, the vsyscall page. */
 		if (at[4] != 'p' || !strncmp(at + 1, "---", 3) || start >> 63)
 			continue;
 		if (range_count && ranges[range_count - 1].end == start)
@@ -84,10 +85,10 @@ static void *work(void *unused)
 		for (int f = 0; f < file_count; f++) {
 			int fd;
 
-			if (!strcmp(files[f], "private"))
+			if (!strcmp(files[f], "maps+pagemap"))
 				bytes += read_private(directory, buffer, maps);
 			else if ((fd = openat(directory, files[f], O_RDONLY)) >= 0) {
-				/* The kernel prints a small file at once; maps and smaps come a page at a time. */
+				/* One read returns the whole of a small file. One read of maps or smaps returns at most a page. */
 				bytes += strstr(files[f], "maps") ? read_all(fd, buffer) : read(fd, buffer, BUFFER);
 				close(fd);
 			}

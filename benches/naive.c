@@ -1,6 +1,6 @@
 /*
- * get_all_smaps() as one would write it first: fgets, sscanf, a matrix of strings, tuples from C strings. What the
- * extension's own way is measured against. It believes that a file is whole, and knows no error.
+ * get_all_smaps() as a first version would be written, with fgets, sscanf, a matrix of strings, and tuples from C strings.
+ * The benchmark compares the extension with it. It does not check that a file is complete, and handles no errors.
  */
 #include "postgres.h"
 

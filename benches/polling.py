@@ -1,6 +1,6 @@
-"""Measures what it costs other sessions that pg_meminfo is polled every second, in the cluster of scripts/with-cluster.
+"""Measures what polling pg_meminfo every second costs other sessions, in the cluster of scripts/with-cluster.
 
-Run by scripts/bench. As many sessions as there are cores work without a pause, in turns while another polls and while none does.
+Run by scripts/bench. One session per core works without a pause, in turn with polling by another session and without it.
 """
 
 import concurrent.futures
@@ -30,16 +30,16 @@ END $$
 
 
 def poll(connection, stop, times):
-    """Polls until it is told to stop, and adds what each poll takes of a core."""
+    """Polls once a second until the event, and appends the processor time of each poll."""
     while not stop.wait(1):
         start = cpu_time(connection.info.backend_pid)
-        # What a client does with rows is not our cost.
+        # Only the count goes to the client: the cost of sending rows is not ours.
         connection.execute("SELECT count(m) FROM pg_meminfo m")
         times.append(cpu_time(connection.info.backend_pid) - start)
 
 
 def cpu_time(pid):
-    """Seconds that a process has run, by the scheduler's clock, which is finer than that of stat."""
+    """Processor time of a process in seconds, from the scheduler's statistics, which are finer than those in stat."""
     with open(f"/proc/{pid}/schedstat") as file:
         return int(file.read().split()[0]) / 1e9
 
@@ -70,13 +70,13 @@ def main(rounds):
         work()
         ratios = []
         for _ in range(rounds):
-            # There and back, for a machine may become slower or faster all the time.
+            # In this order, so that a steady change of the machine's speed cancels out.
             before, during, again, after = work(), work_while_polled(), work_while_polled(), work()
             ratios.append((during + again) / (before + after))
     least, most = min(ratios), max(ratios)
-    print(f"{len(workers)} sessions that work, {IDLE} idle ones, pg_meminfo polled every second for {SECONDS} seconds, {rounds} times:")
-    print(f"work done, of that without polling: {statistics.median(ratios):.3f} ({least:.3f} to {most:.3f})")
-    print(f"a poll takes {statistics.median(times) * 1000:.1f} ms of a core")
+    print(f"{len(workers)} busy sessions, {IDLE} idle ones, pg_meminfo polled every second for {SECONDS} seconds, {rounds} rounds:")
+    print(f"work done with polling, as a ratio to that without: {statistics.median(ratios):.3f} ({least:.3f} to {most:.3f})")
+    print(f"processor time of a poll: {statistics.median(times) * 1000:.1f} ms")
     for session in idle + workers:
         session.close()
 

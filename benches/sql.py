@@ -1,6 +1,6 @@
-"""Measures the SQL functions beside the limit, a bare read of the same files, in the cluster of scripts/with-cluster.
+"""Measures the SQL functions in alternation with a bare read of the same files, in the cluster of scripts/with-cluster.
 
-Run by scripts/bench. Appends what it measured to a file, a JSON object a line; benches/report.py makes tables of it.
+Run by scripts/bench. Appends the times to a file, one JSON object per line; benches/report.py prints tables of them.
 """
 
 import argparse
@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import re
+import statistics
 import subprocess
 import threading
 import time
@@ -17,27 +18,37 @@ import psycopg
 
 STATUS = "status,stat,oom_score,oom_score_adj"
 
-# What is measured: its name, the files of each process that it reads, if any, the query, and with how many readers.
+# The processes whose files are read: those in pg_stat_activity, or all of the cluster, with the postmaster.
+LISTED = "SELECT pid FROM pg_stat_activity"
+ALL = "SELECT pid FROM pg_meminfo_processes()"
+
+# Each bare read: the files that it reads once of each process, and the processes.
+BARE = {"smaps": LISTED, "smaps_rollup": LISTED, "maps+pagemap": LISTED, "maps+pagemap,status": ALL, "maps": ALL, STATUS: ALL}
+
+# What is measured: its name, the bare read to compare it with, if any, the query, and the number of readers.
 FUNCTIONS = [
     ("get_all_smaps()", "smaps", "SELECT count(*) FROM get_all_smaps()", 1),
     ("get_all_smaps(), 2 readers", "smaps", "SELECT count(*) FROM get_all_smaps()", 2),
     ("pg_meminfo_smaps(pid)", "smaps", "SELECT count(*) FROM pg_stat_activity, pg_meminfo_smaps(pid)", 1),
     ("pg_meminfo_mappings", "smaps", "SELECT count(*) FROM pg_meminfo_mappings", 1),
     ("smap_summary", "smaps", "SELECT count(*) FROM smap_summary", 1),
+    ("naive", "smaps", "SELECT count(*) FROM naive_smaps()", 1),
     ("pg_meminfo_rollup(pid)", "smaps_rollup", "SELECT count(*) FROM pg_stat_activity, pg_meminfo_rollup(pid)", 1),
-    ("pg_meminfo_private(pid)", "private", "SELECT count(*) FROM pg_stat_activity, pg_meminfo_private(pid)", 1),
-    ("pg_meminfo_cluster", "private", "SELECT * FROM pg_meminfo_cluster", 1),
+    ("pg_meminfo_private(pid)", "maps+pagemap", "SELECT count(*) FROM pg_stat_activity, pg_meminfo_private(pid)", 1),
+    ("pg_meminfo_cluster", "maps+pagemap,status", "SELECT * FROM pg_meminfo_cluster", 1),
     ("pg_meminfo_segments", "maps", "SELECT * FROM pg_meminfo_segments", 1),
     ("pg_meminfo_processes()", STATUS, "SELECT count(*) FROM pg_meminfo_processes()", 1),
     ("pg_meminfo", STATUS, "SELECT count(*), sum(private_estimate), max(query) FROM pg_meminfo", 1),
     ("pg_meminfo_host", None, "SELECT * FROM pg_meminfo_host", 1),
     ("pg_meminfo_cgroups", None, "SELECT * FROM pg_meminfo_cgroups", 1),
-    ("naive", "smaps", "SELECT count(*) FROM naive_smaps()", 1),
 ]
 
 
-# Those whose growth is of interest.
+# The functions for which the growth of cost is measured, too.
 GROWTH = ["get_all_smaps()", "get_all_smaps(), 2 readers", "pg_meminfo_rollup(pid)", "pg_meminfo_private(pid)", "pg_meminfo_cluster", "pg_meminfo"]
+
+# A short call is repeated for this many seconds, so that a moment of other work on the machine does not decide its time.
+REPEAT = 0.1
 
 
 def connect():
@@ -45,7 +56,7 @@ def connect():
 
 
 class Limit:
-    """The program that reads the files and does nothing with them, run by the server's user."""
+    """The program of limit.c, which reads the files and does nothing with them. It runs as the server's user."""
 
     def __init__(self, program):
         owner = pathlib.Path(os.environ["PGDATA"]).stat()
@@ -67,13 +78,21 @@ def timed(connection, query):
     return time.perf_counter() - start
 
 
+def typical(call):
+    """The median of the times that a call returns, in as many calls as there is time for."""
+    start, times = time.perf_counter(), []
+    while not times or time.perf_counter() < start + REPEAT:
+        times.append(call())
+    return statistics.median(times)
+
+
 def resident_shared(pid):
     with open(f"/proc/{pid}/status") as status:
         return int(re.search(r"RssShmem:\s+(\d+) kB", status.read())[1]) * 1024
 
 
 def touch(sessions, size):
-    """Makes each session touch that many bytes of shared buffers."""
+    """Makes each session touch this many bytes of shared buffers."""
     with connect() as connection:
         connection.execute("CREATE UNLOGGED TABLE touched (page text)")
         connection.execute("ALTER TABLE touched ALTER page SET STORAGE PLAIN")
@@ -81,14 +100,14 @@ def touch(sessions, size):
         connection.execute("CREATE EXTENSION pg_prewarm")
         connection.execute("SELECT pg_prewarm('touched')")
     for session in sessions:
-        # Pages that are in shared buffers are read there; a cold table would stay in a scan's ring buffer.
+        # The table is in shared buffers already. A scan of a table that is not would reuse the few pages of its ring buffer.
         session.execute("SELECT count(*) FROM touched")
         resident = resident_shared(session.info.backend_pid)
         assert resident > 0.95 * size, f"{resident} bytes resident of {size}"
 
 
 def cancel_latency(canceller, connection, query, whole):
-    """How long after a cancel in the middle of a query its error comes. None if the query was faster than the cancel."""
+    """Seconds from a cancel in the middle of a query to the query's error. None if the query ended before the cancel."""
     moments = []
 
     def cancel():
@@ -104,7 +123,7 @@ def cancel_latency(canceller, connection, query, whole):
         latency = time.perf_counter() - moments[0]
     timer.cancel()
     timer.join()
-    # A cancel that came too late.
+    # A cancel that came too late ends this statement instead.
     with contextlib.suppress(psycopg.errors.QueryCanceled):
         connection.execute("SELECT 1")
     return latency
@@ -114,11 +133,11 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--tools", type=pathlib.Path, required=True, help="the directory of limit and naive.so")
     parser.add_argument("--output", type=pathlib.Path, required=True)
-    parser.add_argument("--name", required=True, help="what this measurement is called")
+    parser.add_argument("--name", required=True, help="the name of this measurement")
     parser.add_argument("--sessions", type=int, nargs="+", required=True)
     parser.add_argument("--touch", type=int, default=0, help="bytes of shared buffers that each session touches")
     parser.add_argument("--rounds", type=int, required=True)
-    parser.add_argument("--growth", action="store_true", help="measure only the functions whose growth is of interest")
+    parser.add_argument("--growth", action="store_true", help="measure only the functions in GROWTH")
     options = parser.parse_args()
 
     limit = Limit(options.tools / "limit")
@@ -141,11 +160,11 @@ def main():
             if options.touch:
                 touch(sessions, options.touch)
 
-            def pids():
-                return [pid for (pid,) in connection.execute("SELECT pid FROM pg_stat_activity")]
+            def pids(query):
+                return [pid for (pid,) in connection.execute(query)]
 
             def read(files, threads=1):
-                return lambda: limit.read(files, pids(), threads)
+                return lambda: limit.read(files, pids(BARE[files]), threads)
 
             def run(query, readers):
                 def call():
@@ -155,16 +174,21 @@ def main():
                 return call
 
             functions = [function for function in FUNCTIONS if not options.growth or function[0] in GROWTH]
-            measured = {}
-            for files in dict.fromkeys(files for _, files, _, _ in functions if files):
-                measured[f"bare read of {files}"] = (files, read(files))
-            measured["bare read of smaps, 2 threads"] = ("smaps", read("smaps", 2))
+            measured, limits = {}, {}
+            # A bare read comes just before the functions that are compared with it, as the machine's speed may change.
             for name, files, query, readers in functions:
-                measured[name] = (files, run(query, readers))
+                if files:
+                    bare = f"bare read of {files}"
+                    measured.setdefault(bare, read(files))
+                    parallel = f"{bare}, {readers} threads"
+                    if readers > 1:
+                        measured[parallel] = read(files, readers)
+                    limits |= {bare: bare, parallel: bare, name: bare}
+                measured[name] = run(query, readers)
             times = {name: [] for name in measured}
             for number in range(options.rounds + 1):
-                for name, (_, call) in measured.items():
-                    seconds = call()
+                for name, call in measured.items():
+                    seconds = typical(call)
                     # The first round warms up.
                     if number:
                         times[name].append(seconds)
@@ -173,10 +197,10 @@ def main():
             result = {
                 "name": options.name,
                 "sessions": count,
-                "processes": len(pids()),
+                "processes": len(pids(ALL)),
                 "touched": options.touch,
                 "settings": settings,
-                "limits": {name: f"bare read of {files}" for name, (files, _) in measured.items() if files},
+                "limits": limits,
                 "times": times,
                 "cancel": [latency for latency in latencies if latency is not None],
             }

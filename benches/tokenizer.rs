@@ -1,5 +1,5 @@
-//! The smaps tokenizer beside the naive oracle and the procfs-core crate, on the same text: that of the file in
-//! `PG_MEMINFO_SMAPS`, or else this program's own smaps.
+//! The smaps tokenizer compared with the naive oracle and the procfs-core crate on the same text: the file named by
+//! `PG_MEMINFO_SMAPS`, by default this program's own smaps.
 
 use std::env;
 use std::fs;
@@ -12,7 +12,7 @@ use pg_meminfo::proc::smaps;
 use procfs_core::FromBufRead;
 use procfs_core::process::MemoryMaps;
 
-// Counts what each of them allocates.
+// Counts the allocations of each.
 #[global_allocator]
 static ALLOCATOR: AllocProfiler = AllocProfiler::system();
 
@@ -56,7 +56,7 @@ fn procfs_core(bencher: Bencher) {
     over_text(bencher, memory_maps);
 }
 
-/// What merely finding each line's end and colon takes.
+/// For scale: only finds the end and the colon of each line.
 #[divan::bench]
 fn two_memchr_a_line(bencher: Bencher) {
     over_text(bencher, |mut text| {
