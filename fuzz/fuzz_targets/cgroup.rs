@@ -1,4 +1,4 @@
-//! The parsers of cgroups' files agree with their oracle on any bytes.
+//! The parsers of cgroup files agree with their oracle on any input.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|text: &[u8]| pg_meminfo::proc::cgroup::naive::assert_agrees(text));

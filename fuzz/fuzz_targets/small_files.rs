@@ -1,5 +1,5 @@
-//! The parsers of small files agree with their oracles on any bytes: meminfo, vmstat, files of one number, lists of children,
-//! the table of System V segments.
+//! The parsers of small files agree with their oracles on any input: meminfo, vmstat, files with one number, lists of
+//! children, and the table of System V segments.
 #![no_main]
 
 use pg_meminfo::proc::{fields, host, process_tree, segment};
