@@ -1,5 +1,5 @@
-//! Runs the smaps tokenizer a number of times and nothing else, for callgrind to count its instructions. The count is the
-//! same in every run, which times on a shared machine are not.
+//! Runs the smaps tokenizer a number of times and nothing else, for callgrind to count its instructions. The count is
+//! the same in every run, which times on a shared machine are not.
 //!
 //! Arguments: a file and the number of runs. Prints the number of mappings in the file.
 

@@ -10,8 +10,8 @@ matplotlib.use("svg")
 import matplotlib.pyplot as plt  # noqa: E402
 from matplotlib.lines import Line2D  # noqa: E402
 
-# The target for each function, a ratio to the bare read: with shared buffers untouched, and with 1 GB of them touched by
-# each session.
+# The target for each function, a ratio to the bare read: with shared buffers untouched, and with 1 GB of them touched
+# by each session.
 TARGETS = {
     "get_all_smaps()": (1.15, 1.03),
     "get_all_smaps(), 2 readers": (None, 0.55),

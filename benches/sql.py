@@ -47,7 +47,7 @@ FUNCTIONS = [
 # The functions for which the growth of cost is measured, too.
 GROWTH = ["get_all_smaps()", "get_all_smaps(), 2 readers", "pg_meminfo_rollup(pid)", "pg_meminfo_private(pid)", "pg_meminfo_cluster", "pg_meminfo"]
 
-# A short call is repeated for this many seconds, so that a moment of other work on the machine does not decide its time.
+# A short call is repeated for this many seconds, so that one interruption does not decide its time.
 REPEAT = 0.1
 
 
@@ -100,14 +100,14 @@ def touch(sessions, size):
         connection.execute("CREATE EXTENSION pg_prewarm")
         connection.execute("SELECT pg_prewarm('touched')")
     for session in sessions:
-        # The table is in shared buffers already. A scan of a table that is not would reuse the few pages of its ring buffer.
+        # The table is in shared buffers already. Otherwise the scan would reuse the few pages of its ring buffer.
         session.execute("SELECT count(*) FROM touched")
         resident = resident_shared(session.info.backend_pid)
         assert resident > 0.95 * size, f"{resident} bytes resident of {size}"
 
 
 def cancel_latency(canceller, connection, query, whole):
-    """Seconds from a cancel in the middle of a query to the query's error. None if the query ended before the cancel."""
+    """Seconds from a cancel in the middle of a query to its error. None if the query ended before the cancel."""
     moments = []
 
     def cancel():

@@ -1,4 +1,4 @@
-"""Live clusters for the tests: the one that scripts/with-cluster runs pytest in, and others of a test's own."""
+"""Live clusters for the tests: the shared one, which scripts/with-cluster starts, and those that single tests start."""
 
 import contextlib
 import os
@@ -14,23 +14,23 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
 
-# With how many threads the sessions read: the same tests hold for any number.
+# pg_meminfo.readers in each session. The tests are the same for any number.
 READERS = int(os.environ.get("READERS", "1"))
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config):
-    """Temporary files go where scripts/with-cluster removes them."""
+    """Puts temporary files where scripts/with-cluster removes them."""
     config.option.basetemp = pathlib.Path(os.environ["PGDATA"]).parent / "pytest"
-    # What a shell starts in the background ignores it, and so would what we start and mean to end by it.
+    # A shell has background jobs ignore SIGQUIT. The clusters that we start would inherit that, and we stop them by it.
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)
-    # Being terminated is an exception like any other, so that what a test has changed is changed back.
+    # Turn SIGTERM into an exception, so that each test undoes its changes.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    config.addinivalue_line("markers", "long: takes minutes, and is left to make check-long")
+    config.addinivalue_line("markers", "long: needs minutes, so only make check-long runs it")
 
 
 def wait_until(condition):
-    """Waits for a condition that is sure to come, if nothing is broken."""
+    """Waits until a condition is true. Fails after a minute."""
     deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline, "waited for a minute"
@@ -38,7 +38,7 @@ def wait_until(condition):
 
 
 class Cluster:
-    """A running cluster that has the extension in its database postgres."""
+    """A running cluster with the extension in its database postgres."""
 
     def __init__(self, host, data):
         self.host = host
@@ -56,19 +56,20 @@ class Cluster:
 
     @contextlib.contextmanager
     def sessions(self, count):
-        """So many idle sessions."""
+        """This many idle sessions, until the end of the block."""
         with contextlib.ExitStack() as stack:
             yield [stack.enter_context(self.connect()) for _ in range(count)]
 
     def fill_shared_buffers(self, connection, table, megabytes):
-        """Makes a table of that size, all of which is in shared buffers, as they are larger. CREATE TABLE AS would use few."""
+        """Creates a table of this size, all of it in shared buffers if they are larger."""
+        # CREATE TABLE AS would use only the few buffers of a ring.
         connection.execute(f"CREATE TABLE {table} (n int, x text)")
         rows = megabytes * 1000
         connection.execute(f"INSERT INTO {table} SELECT n, repeat('x', 950) FROM generate_series(1, {rows}) AS n")
 
     @contextlib.contextmanager
     def running(self, query, *settings):
-        """The pid of a session in which a query runs, until the end of the block."""
+        """The pid of a session that runs a query until the end of the block."""
         session = self.connect(*settings)
         try:
             session.pgconn.send_query(query.encode())
@@ -79,7 +80,7 @@ class Cluster:
 
     @contextlib.contextmanager
     def running_in_parallel(self, connection):
-        """The pid of a session that waits for its parallel workers, until the end of the block."""
+        """The pid of the leader of a parallel query with two workers, which runs until the end of the block."""
         connection.execute(
             "CREATE FUNCTION slow() RETURNS int LANGUAGE plpgsql PARALLEL SAFE AS 'BEGIN PERFORM pg_sleep(1000); RETURN 1; END'"
         )
@@ -92,21 +93,21 @@ class Cluster:
 
     @property
     def postmaster(self):
-        """The postmaster's pid."""
+        """The pid of the postmaster."""
         return int((self.data / "postmaster.pid").read_text().split()[0])
 
     def log_has(self, text):
-        """Whether the server has logged that."""
+        """Whether the server log contains this text."""
         return text in (self.data.parent / "log").read_text()
 
     @property
     def programs(self):
-        """Where the server's programs are."""
+        """The directory of the server's programs."""
         return next(self.data.parent.glob("installation/**/bin/postgres")).parent
 
     @property
     def as_owner(self):
-        """What runs a command as the server's user."""
+        """The prefix of a command that is to run as the server's user."""
         owner = self.data.stat()
         if owner.st_uid == os.geteuid():
             return []
@@ -122,7 +123,10 @@ class Cluster:
 
     @contextlib.contextmanager
     def start_another(self, name, make_data, within=()):
-        """A cluster from the same installation, in which the extension may be already."""
+        """Another cluster of the same installation, until the end of the block.
+
+        make_data is the command that creates its data directory, within is a command that runs the server.
+        """
         data = self.data.parent / name
         run = {"check": True, "stdout": subprocess.DEVNULL, "cwd": self.data.parent}
         subprocess.run([*self.as_owner, *[str(word).format(data=data) for word in make_data]], **run)
@@ -144,7 +148,7 @@ class Cluster:
 
 @contextlib.contextmanager
 def start_cluster(*settings, within=(), **environment):
-    """A throw-away cluster of the test's own; within is a command that runs the one behind it."""
+    """A cluster of the test's own, until the end of the block. within is a command that runs the command after it."""
     options = [word for setting in settings for word in ("-c", setting)]
     hold = ["sh", "-c", 'echo "$PGHOST"; echo "$PGDATA"; exec sleep infinity']
     command = [*within, ROOT / "scripts/with-cluster", *options, *hold]
@@ -160,7 +164,7 @@ def start_cluster(*settings, within=(), **environment):
 
 
 def in_mounts(*commands):
-    """What to run a cluster within, so that it has mounts of its own. Skips the test where that is not permitted."""
+    """The prefix of a command that is to run in its own mount namespace. Skips the test where that is not permitted."""
     script = " && ".join([*commands, 'exec "$@"'])
     within = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh"]
     attempt = subprocess.run([*within, "true"], stderr=subprocess.PIPE, text=True, check=False)
@@ -170,13 +174,13 @@ def in_mounts(*commands):
 
 
 def rows(cursor):
-    """A cursor's rows, as dictionaries."""
+    """The rows of a cursor as dictionaries."""
     names = [column.name for column in cursor.description]
     return [dict(zip(names, row)) for row in cursor.fetchall()]
 
 
 def memory_cgroup(pid):
-    """Where a process's memory is accounted, if that is mounted at the usual place: version and directory."""
+    """The memory cgroup of a process: version and directory. Skips the test if it is not mounted at the usual place."""
     lines = [line.split(":", 2) for line in pathlib.Path(f"/proc/{pid}/cgroup").read_text().splitlines()]
     for _, controllers, path in lines:
         if "memory" in controllers.split(","):
@@ -190,8 +194,8 @@ def memory_cgroup(pid):
 
 @contextlib.contextmanager
 def limited(megabytes):
-    """A cgroup with a limit and without swap, below our own: its directory, and what runs a command in it. Skips the test where none
-    can be made."""
+    """A child of our own cgroup with a memory limit and without swap: its directory, and the prefix of a command that
+    is to run in it. Skips the test where none can be created."""
     version, parent = memory_cgroup("self")
     directory = parent / f"pg_meminfo_{uuid.uuid4().hex}"
     size = str(megabytes * 2**20)
@@ -199,16 +203,16 @@ def limited(megabytes):
     try:
         directory.mkdir()
     except OSError as error:
-        pytest.skip(f"no cgroup can be made here: {error}")
+        pytest.skip(f"cannot create a cgroup here: {error}")
     try:
         for name, limit in limits[version].items():
             try:
                 (directory / name).write_text(limit)
             except OSError as error:
-                pytest.skip(f"the memory of a cgroup cannot be limited here: {error}")
+                pytest.skip(f"cannot limit the memory of a cgroup here: {error}")
         yield directory, ["sh", "-c", f'echo $$ >{directory}/cgroup.procs && exec "$@"', "sh"]
     finally:
-        # Those that were killed may not be gone yet.
+        # Killed processes may not have exited yet.
         def is_removed():
             with contextlib.suppress(OSError):
                 directory.rmdir()
@@ -218,7 +222,7 @@ def limited(megabytes):
 
 
 def with_notices(connection, query, parameters=None):
-    """A query's rows, and the notices that came with them."""
+    """The rows of a query, and the notices that came with them."""
     notices = []
 
     def note(diagnostic):
@@ -232,10 +236,10 @@ def with_notices(connection, query, parameters=None):
 
 
 def preload(directory, source, name="preloaded.so"):
-    """A library for LD_PRELOAD, which thus becomes part of every process of a cluster."""
+    """Compiles a library for LD_PRELOAD, which every process of a cluster then loads."""
     library = os.fsencode(directory) + b"/" + os.fsencode(name)
     subprocess.run(["cc", "-x", "c", "-shared", "-fPIC", "-o", library, "-"], input=source.encode(), check=True)
-    # The server's user need not be ours.
+    # The server may run as another user.
     for readable in directory, directory.parent:
         readable.chmod(0o755)
     return os.fsdecode(library)
@@ -243,7 +247,7 @@ def preload(directory, source, name="preloaded.so"):
 
 @pytest.fixture(scope="session")
 def cluster():
-    """The cluster that all tests share."""
+    """The shared cluster."""
     return Cluster(os.environ["PGHOST"], os.environ["PGDATA"])
 
 
@@ -256,17 +260,17 @@ def connection(cluster):
 
 @pytest.fixture
 def huge_pages():
-    """A few hugetlb pages of 2 MB for the time of a test, where they can be had."""
+    """200 more huge pages of 2 MB during a test. Skips the test if they are not available."""
     setting = pathlib.Path("/proc/sys/vm/nr_hugepages")
     before = setting.read_text()
     try:
         try:
             setting.write_text(str(int(before) + 200))
         except OSError as error:
-            pytest.skip(f"huge pages cannot be had here: {error}")
-        # The kernel gives as many as it finds room for.
+            pytest.skip(f"huge pages are not available here: {error}")
+        # The kernel allocates as many as it finds contiguous memory for.
         if int(setting.read_text()) < int(before) + 200:
-            pytest.skip("not enough huge pages can be had here")
+            pytest.skip("not enough huge pages are available here")
         yield
     finally:
         with contextlib.suppress(OSError):

@@ -1,6 +1,6 @@
-"""An independent reader of smaps: slow, obvious, and sharing nothing with the extension.
+"""An independent parser of smaps: slow, obvious, and without any code of the extension.
 
-It says what each SQL function must return for a file's text.
+It gives what each SQL function must return for the text of a file.
 """
 
 import re
@@ -11,7 +11,7 @@ HEADER = re.compile(
     re.DOTALL,
 )
 
-# The kernel's key and unit for each column of the contract, from mem_size on.
+# The kernel's key for each column of get_all_smaps(), from mem_size on.
 CONTRACT_KEYS = [
     "Size", "KernelPageSize", "MMUPageSize", "Rss", "Pss", "Pss_Dirty", "Shared_Clean", "Shared_Dirty",
     "Private_Clean", "Private_Dirty", "Referenced", "Anonymous", "KSM", "LazyFree", "AnonHugePages",
@@ -24,7 +24,7 @@ ROLLUP_KEYS = [
     "Rss", "Pss", "Pss_Dirty", "Pss_Anon", "Pss_File", "Pss_Shmem", *CONTRACT_KEYS[6:-1],
 ]  # fmt: skip
 
-# The columns of pg_meminfo_smaps() that repeat what the kernel prints: all but the category.
+# The columns of pg_meminfo_smaps() that the kernel prints: all except category.
 SMAPS_COLUMNS = """
     start_address, end_address, permissions, byte_offset, device, inode, name, size, kernel_page_size, mmu_page_size, rss, pss,
     pss_dirty, shared_clean, shared_dirty, private_clean, private_dirty, referenced, anonymous, ksm, lazy_free,
@@ -34,7 +34,7 @@ SMAPS_COLUMNS = """
 
 
 def parse(text):
-    """A dictionary for each mapping: the header's parts, and "keys"."""
+    """A dictionary for each mapping: the fields of its header, and "keys"."""
     mappings = []
     for line in text.split(b"\n")[:-1]:
         if header := HEADER.fullmatch(line):
@@ -49,7 +49,7 @@ def parse(text):
 
 
 def number(mapping, key):
-    """The key's number without its unit, or None."""
+    """The number of a key without its unit, None if the key is missing."""
     value = mapping["keys"].get(key)
     return None if value is None else int(value.removesuffix(" kB"))
 
@@ -102,7 +102,7 @@ def rollup_row(text):
 
 
 def summary_row(pid, text):
-    """What smap_summary has for a process."""
+    """What smap_summary returns for a process."""
     mappings = parse(text)
     row = [pid]
     for key in CONTRACT_KEYS:

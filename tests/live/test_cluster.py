@@ -1,4 +1,4 @@
-"""The whole cluster in one row: pg_meminfo_cluster."""
+"""pg_meminfo_cluster: the whole cluster in one row."""
 
 import contextlib
 import threading
@@ -11,7 +11,7 @@ from test_processes import tree
 
 MB = 2**20
 
-# What the files of a process that has exited give: no such file, no such process, no such line.
+# The errors of reading the files of a process that has exited: no such file, no such process, no such line.
 GONE = FileNotFoundError, ProcessLookupError, ValueError
 
 
@@ -21,7 +21,7 @@ def whole(connection):
 
 
 def from_smaps(pid):
-    """What is private in the private mappings of a process."""
+    """The private memory in the private mappings of a process."""
     with open(f"/proc/{pid}/smaps", "rb") as file:
         mappings = [mapping for mapping in naive.parse(file.read()) if mapping["permissions"].endswith(b"p")]
     keys = "Private_Clean", "Private_Dirty", "Private_Hugetlb"
@@ -42,7 +42,7 @@ def assert_adds_up(row):
 
 @pytest.mark.parametrize("form", ["mmap", "sysv", "huge"])
 def test_as_the_files_say(form, request):
-    """Private memory by smaps, page tables by status, of all processes, while none of them does anything."""
+    """Private memory is that of smaps, page tables are those of status, summed over all processes while idle."""
     if form == "huge":
         request.getfixturevalue("huge_pages")
         memory = ["shared_memory_type = mmap", "huge_pages = on", "shared_buffers = 64MB"]
@@ -50,12 +50,12 @@ def test_as_the_files_say(form, request):
         memory = [f"shared_memory_type = {form}", "huge_pages = off", "shared_buffers = 64MB"]
     quiet = ["autovacuum = off", "bgwriter_lru_maxpages = 0", "checkpoint_timeout = 1d"]
     with start_cluster(*memory, *quiet) as cluster, cluster.connect() as connection, cluster.sessions(3):
-        # What the session itself needs for the query, it has by then.
+        # By then the session has allocated what it needs for the query itself.
         for _ in range(3):
             whole(connection)
 
         def agrees():
-            """Once at least: somebody may do a little at any time, we above all."""
+            """At least once: a process, above all our own, may be active at any time."""
             row = whole(connection)
             pids = tree(cluster)
             assert_adds_up(row)
@@ -64,7 +64,7 @@ def test_as_the_files_say(form, request):
                 expected = (len(pids), sum(map(from_smaps, pids)), sum(from_status(pid, "VmPTE") for pid in pids))
             except GONE:
                 return False
-            # Our own buffers, which are given back at the end.
+            # The difference is the function's own buffers, which it frees at its end.
             return found[0] == expected[0] and abs(found[1] - expected[1]) < MB / 2 and abs(found[2] - expected[2]) < MB / 8
 
         wait_until(agrees)
@@ -81,7 +81,7 @@ def test_as_the_files_say(form, request):
 
 @pytest.mark.parametrize("form", ["mmap", "sysv"])
 def test_what_an_exited_session_has_touched_counts(form):
-    """Adding up PSS would miss it."""
+    """A sum of PSS would not include it."""
     settings = [f"shared_memory_type = {form}", "huge_pages = off", "shared_buffers = 256MB", "autovacuum = off"]
     with start_cluster(*settings) as cluster:
         with cluster.connect() as connection:
@@ -94,7 +94,7 @@ def test_what_an_exited_session_has_touched_counts(form):
             live = connection.execute(pss).fetchone()[0]
         assert after["shared_memory_resident"] - before["shared_memory_resident"] > 90 * MB
         assert after["shared_memory_resident"] - live > 50 * MB
-        # And it is nobody's own.
+        # It is not in private memory.
         assert after["private"] - before["private"] < 20 * MB
         if form == "sysv":
             with open("/proc/sysvipc/shm") as file:
@@ -104,16 +104,16 @@ def test_what_an_exited_session_has_touched_counts(form):
 
 
 def test_all_of_it_resident():
-    """When a session has touched all of shared buffers."""
+    """When sessions have touched all of shared buffers."""
     with start_cluster("huge_pages = off", "shared_buffers = 128MB", "autovacuum = off") as cluster, cluster.connect() as connection:
         cluster.fill_shared_buffers(connection, "big", 200)
         row = whole(connection)
-        # What is larger than shared buffers are tables of locks and the like, which are hardly used.
+        # The rest of the segment, lock tables and the like, is hardly used.
         assert 127 * MB < row["shared_memory_resident"] <= row["shared_memory"] < 165 * MB
 
 
 def page_tables(cluster):
-    """Of all processes, none of which goes meanwhile."""
+    """The page tables of all processes, read while none of them exits."""
     sizes = []
 
     def are_all_there():
@@ -126,7 +126,8 @@ def page_tables(cluster):
 
 
 def test_page_tables_saved(huge_pages):
-    """As much as a cluster on huge pages really has less, and not more: where pages were touched one by one, and where few were."""
+    """The figure is not more than huge pages really save, and at least 0.4 of it: after sessions have touched a few
+    scattered pages, and after they have touched all."""
     memory = ["shared_buffers = 192MB", "autovacuum = off", "jit = off"]
     scattered = "SELECT count(x) FROM big WHERE n % 2000 = 0"
 
@@ -164,7 +165,7 @@ def test_a_parallel_query_has_dynamic_shared_memory():
 
 
 def test_while_sessions_come_and_go(cluster, connection):
-    """One that exits meanwhile is no reason not to know the sum."""
+    """A process that exits meanwhile does not make the sum unknown."""
     stop = threading.Event()
 
     def churn():
@@ -189,9 +190,9 @@ def test_while_sessions_come_and_go(cluster, connection):
 
 
 def test_stacks_for_a_flame_graph(cluster, connection):
-    """A frame for each level, whatever the names hold, and all of them together the cluster's total."""
+    """There is a frame for each level, whatever characters a name has, and all stacks add up to the cluster's total."""
     query = (ROOT / "docs/flamegraph.sql").read_text()
-    # PostgreSQL 19 takes no newline any more.
+    # No newline: PostgreSQL 19 does not accept it in a name.
     name = "semi;colon tab\t quote\" back\\slash del\x7f é"
     connection.execute(f'CREATE DATABASE "{name.replace(chr(34), chr(34) * 2)}"')
     try:
@@ -210,5 +211,5 @@ def test_stacks_for_a_flame_graph(cluster, connection):
     escaped = r"semi\u003bcolon tab\t quote\" back\\slash del\u007f é"
     assert frames == ("client backend", escaped, r"with blanks\u003b 7", str(pid))
     assert any(frames[:2] == ["shared memory", "main"] for frames, _ in parsed)
-    # What the query itself needs is in one of the two more than in the other.
+    # The memory of the query itself differs between the two.
     assert abs(1024 * sum(kilobytes for _, kilobytes in parsed) - total) < 5 * MB

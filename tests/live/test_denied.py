@@ -1,4 +1,4 @@
-"""Processes that the kernel does not let the server read."""
+"""Processes that the kernel does not permit the server to read."""
 
 import errno
 import os
@@ -11,7 +11,7 @@ NOT_DUMPABLE = """
 __attribute__((constructor)) static void hide(void) { prctl(PR_SET_DUMPABLE, 0); }
 """
 
-# Reading a file fails, from an offset on, with the error that another file says.
+# Reading a file fails, from an offset on. Another file gives the error, the offset and the path.
 READ_FAILS = """
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -38,7 +38,7 @@ ssize_t read(int descriptor, void *space, size_t size) {{
 
 @pytest.fixture(scope="module", params=["plain", "hidepid=1", "hidepid=2"])
 def hidden(request, tmp_path_factory):
-    """A cluster in which no process may read another, with the ways in which /proc shows that."""
+    """A cluster in which no process may read another, with each of the ways in which /proc denies it."""
     library = preload(tmp_path_factory.mktemp("hidden"), NOT_DUMPABLE)
     within = () if request.param == "plain" else in_mounts(f"mount -t proc -o {request.param} proc /proc")
     with start_cluster(within=within, LD_PRELOAD=library) as cluster:
@@ -47,7 +47,7 @@ def hidden(request, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def failing(tmp_path_factory):
-    """A cluster in which reading a file can fail, and a function that says which and how."""
+    """A cluster in which reading a file can fail, and a function that sets the file and the error."""
     directory = tmp_path_factory.mktemp("failing")
     which = directory / "which"
     with start_cluster(LD_PRELOAD=preload(directory, READ_FAILS.format(which))) as cluster:
@@ -60,13 +60,13 @@ def failing(tmp_path_factory):
 
 @pytest.fixture(scope="module", params=["hidepid=1", "hidepid=2"])
 def closed(request):
-    """An ordinary cluster where /proc is closed to other users."""
+    """An ordinary cluster, where /proc is mounted with hidepid."""
     with start_cluster(within=in_mounts(f"mount -t proc -o {request.param} proc /proc")) as cluster:
         yield cluster
 
 
 def assert_warns(notices, message):
-    """There is one WARNING, with that message, and a HINT."""
+    """There is one WARNING, with this message and with a HINT."""
     [(severity, sqlstate, primary, hint)] = notices
     assert (severity, sqlstate, primary) == ("WARNING", "01000", message)
     assert "dumpable" in hint
@@ -76,7 +76,7 @@ def test_all_processes_are_counted_in_one_warning(hidden):
     with hidden.connect() as connection:
 
         def counts_all():
-            """Unless one comes or goes meanwhile."""
+            """True unless a process starts or exits meanwhile."""
             others = connection.execute("SELECT count(*) - 1 FROM pg_stat_activity").fetchone()[0]
             rows, notices = with_notices(connection, "SELECT DISTINCT pid FROM get_all_smaps()")
             assert rows == [(connection.info.backend_pid,)]
@@ -126,8 +126,8 @@ def test_hidden_strangers_give_no_rows_and_no_warning(closed):
             assert with_notices(connection, "SELECT * FROM pg_meminfo_smaps(%s)", [stranger]) == ([], [])
 
 
-def test_a_process_that_cannot_be_looked_at_keeps_its_row(hidden, request):
-    """Its sizes are NULL, its type and its query are not."""
+def test_a_process_that_cannot_be_read_keeps_its_row(hidden, request):
+    """Its sizes are NULL. Its type is not."""
     with hidden.connect() as connection, hidden.connect() as other:
         rows, notices = with_notices(connection, "SELECT pid, backend_type, rss FROM pg_meminfo")
         sizes = {pid: rss for pid, _, rss in rows}
@@ -140,7 +140,8 @@ def test_a_process_that_cannot_be_looked_at_keeps_its_row(hidden, request):
 
 
 def test_a_sum_that_lacks_a_part_is_unknown(hidden):
-    """Not too small. Even our own pagemap is for its owner only, which is not us. The main segment is also ours."""
+    """It is NULL, not too small. Even our own pagemap cannot be opened, as a process that is not dumpable belongs to
+    root. The main segment is also mapped in our own process, so its resident size is known."""
     with hidden.connect() as connection:
         query = """
             SELECT processes, unreadable, private, dynamic_shared_memory, total, shared_memory_resident > 1000000
@@ -162,7 +163,8 @@ def test_a_sum_that_lacks_a_part_is_unknown(hidden):
     ids=["smaps", "smaps_rollup", "maps"],
 )
 def test_what_cannot_be_read_though_it_was_opened(failing, file, of_pid, of_all, offset):
-    """Denied at a read, as on 3.10, it is left out with a WARNING; gone by then, in silence. Never is there half of it."""
+    """A process whose read is denied, as on Linux 3.10, is left out with a WARNING. One that has exited by then is left
+    out silently. There is never half of one."""
     cluster, fail = failing
     with cluster.connect() as connection, cluster.connect() as session:
         pid = session.info.backend_pid
@@ -189,7 +191,7 @@ def test_what_cannot_be_read_though_it_was_opened(failing, file, of_pid, of_all,
 
 
 def test_a_sum_that_lacks_what_was_denied_at_a_read(failing):
-    """It is unknown; without a process that is gone, it is not."""
+    """It is NULL if a process was denied. A process that has exited does not make it NULL."""
     cluster, fail = failing
     with cluster.connect() as connection, cluster.connect() as session:
         query = "SELECT unreadable, private IS NULL, total IS NULL FROM pg_meminfo_cluster"

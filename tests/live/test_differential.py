@@ -1,4 +1,4 @@
-"""Every row and field equals what an independent reader gets from the same file."""
+"""Every row and field equals what an independent parser gets from the same file."""
 
 import contextlib
 import threading
@@ -14,11 +14,11 @@ AUXILIARY = ["checkpointer", "background writer", "walwriter", "autovacuum launc
 
 
 def assert_eventually(connection, pid, query, expected):
-    """A query about a process returns what is expected of its smaps.
+    """A query about a process returns what is expected for the text of its smaps.
 
-    A process that sleeps keeps its own pages, but its share of common ones changes as other processes of the machine come
-    and go. So it is tried until the file is the same before and after, and the rows fit it.
-    Postgres's own function reads the file: root without the capability to trace, as in many containers, may not.
+    A sleeping process keeps its private pages, but its share of common pages changes as other processes of the machine start
+    and exit. So this is repeated until the file is the same before and after the query, and the rows match it.
+    The file is read by a function of Postgres, because root without the capability to trace, as in many containers, may not.
     """
 
     def smaps():
@@ -35,7 +35,7 @@ def assert_eventually(connection, pid, query, expected):
 
 
 def assert_same(connection, pid, in_activity=True):
-    """All that the extension says of a process is what the kernel says."""
+    """Each function returns for a process what the kernel prints."""
     for query, expected in [
         (f"SELECT {naive.SMAPS_COLUMNS} FROM pg_meminfo_smaps(%s)", naive.smaps_rows),
         (
@@ -96,7 +96,7 @@ def test_postmaster(cluster, connection):
 
 
 def test_psutil_agrees(cluster, connection):
-    """The same figures from a parser that is not ours at all."""
+    """psutil, which has a parser of its own, gives the same figures."""
     fields = ["size", "rss", "pss", "shared_clean", "shared_dirty", "private_clean", "private_dirty", "referenced", "anonymous", "swap"]
     query = f"SELECT start_address || '-' || end_address, {', '.join(fields)} FROM pg_meminfo_smaps(%s)"
     with cluster.connect() as idle:
@@ -132,7 +132,7 @@ __attribute__((constructor)) static void reserve(void)
 
 
 def test_mapping_of_3_tib(tmp_path):
-    """As sanitizers and JIT engines make them: NULL in the contract, right in the summary."""
+    """Sanitizers and JIT engines make such mappings. The size is NULL in get_all_smaps() and right in smap_summary."""
     with start_cluster(LD_PRELOAD=preload(tmp_path, RESERVES_3_TIB)) as cluster:
         with cluster.connect() as connection, cluster.connect() as idle:
             pid = idle.info.backend_pid
@@ -143,5 +143,5 @@ def test_mapping_of_3_tib(tmp_path):
             whole = "SELECT mem_size FROM smap_summary WHERE pid = %s"
             assert kilobytes < connection.execute(whole, [pid]).fetchone()[0] < kilobytes + 2**20
             in_bytes = "SELECT max(size) FROM pg_meminfo_smaps(%s)"
-            # The kernel may have merged it with a neighbour.
+            # The kernel may have merged it with an adjacent mapping.
             assert 3 * 2**40 <= connection.execute(in_bytes, [pid]).fetchone()[0] < 3 * 2**40 + 2**20

@@ -1,6 +1,6 @@
-"""What other kernels print, read through SQL: fixtures mounted over files of a live session.
+"""What other kernels print, read through SQL: fixtures mounted over the /proc files of a live session.
 
-The cluster has mounts of its own, so the machine's /proc stays as it is.
+The cluster has a mount namespace of its own, so the machine's /proc does not change.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ KEYS = "Size:                  4 kB\nRss:                   4 kB\nVmFlags: rd wr
 
 @contextlib.contextmanager
 def faked(name):
-    """A session in a cluster of its own, of which one file is ours."""
+    """A session in a cluster of its own, with a file of ours mounted over one of its files in /proc."""
     with start_cluster(within=in_mounts()) as cluster, cluster.connect() as session, cluster.connect() as reader:
         target = f"/proc/{session.info.backend_pid}/{name}"
         fixture = cluster.data / "fake"
@@ -31,7 +31,7 @@ def faked(name):
 
 
 def fixture_of(name):
-    """A session for all tests of it here, with one file of which each says what is in it."""
+    """A fixture for all tests of one file: a session with a fake file, whose text each test sets."""
 
     @pytest.fixture(scope="module")
     def fixture():
@@ -45,7 +45,7 @@ fake, fake_rollup, fake_maps, fake_status = map(fixture_of, ["smaps", "smaps_rol
 
 
 class Fake:
-    """A session of which a file is ours."""
+    """A session with a fake file in /proc."""
 
     def __init__(self, reader, pid, fixture, target):
         self.reader = reader
@@ -54,9 +54,9 @@ class Fake:
         self.target = target
 
     def query(self, text, query):
-        """What a query about the session returns, if that is in the file."""
+        """What a query about the session returns for this text."""
         self.fixture.write_bytes(text if isinstance(text, bytes) else text.encode())
-        # Some queries are about all of the cluster.
+        # Some queries are about the whole cluster.
         return self.reader.execute(query, [self.pid] if "%s" in query else None).fetchall()
 
     def contract(self, text, columns="*"):
@@ -73,7 +73,7 @@ class Fake:
 
     @contextlib.contextmanager
     def refused(self, line):
-        """The error for a file with a line that has no place in it. Afterwards the session still works."""
+        """The statement fails because this line does not belong in the file. The session works afterwards."""
         with pytest.raises(psycopg.errors.DataCorrupted) as error:
             yield
         assert error.value.diag.message_primary == f'could not parse file "{self.target}"'
@@ -82,7 +82,7 @@ class Fake:
 
 
 def assert_read(fake, text):
-    """All functions return what the naive reader gets. It gives the number of mappings."""
+    """All functions return what the naive parser gets. Returns the number of mappings."""
     rows = naive.contract_rows(fake.pid, text)
     assert fake.contract(text) == rows
     assert fake.smaps(text) == naive.smaps_rows(text)
@@ -90,7 +90,7 @@ def assert_read(fake, text):
     return len(rows)
 
 
-# Kernels that have no fixture print what the next one's has, without what came between them. What a vendor adds is skipped.
+# Kernels without a fixture print what a later one prints, without these keys. A vendor kernel adds keys, to be ignored.
 OTHERS = {
     "linux-3.7": ("linux-3.10", ["VmFlags"]),
     "linux-4.3": ("linux-4.4", ["Shared_Hugetlb", "Private_Hugetlb"]),
@@ -101,7 +101,7 @@ OTHERS = {
     "vendor-4.4": ("linux-4.4", []),
 }
 
-# From which kernel on there is a column, if not in all of them, and what get_all_smaps() calls it.
+# The first kernel that prints a column, if not all do, and the name of the column in get_all_smaps().
 SINCE = {
     "vm_flags": (3, 8, "vm_flags"),
     "swap_pss": (4, 3, "swap_pss"),
@@ -118,12 +118,12 @@ SINCE = {
 
 
 def smaps_of(kernel):
-    """What a kernel prints."""
+    """What a kernel prints in smaps."""
     fixture, later = OTHERS.get(kernel, (kernel, []))
     lines = (ROOT / f"tests/fixtures/{fixture}.smaps").read_text().splitlines(keepends=True)
     text = "".join(line for line in lines if line.split(":")[0] not in later)
     if kernel.startswith("vendor"):
-        # Android prints the name below the header.
+        # Android prints the name on a line after the header.
         text = text.replace("\nSize: ", "\nName:           [anon:a name]\nSize: ")
         text = text.replace("VmFlags", "ptes@4kB:          8888 kB\nrss:    9999 kB\nVmFlags")
     return text.encode()
@@ -134,12 +134,12 @@ KERNELS = sorted([*OTHERS, *(path.stem for path in (ROOT / "tests/fixtures").glo
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_what_a_kernel_does_not_print(fake, kernel):
-    """Zero in the contract, or no text, NULL in the new surface, and nothing from another column."""
+    """It is 0 or the empty string in get_all_smaps(), NULL in pg_meminfo_smaps(), never the value of another column."""
     text = smaps_of(kernel)
     assert assert_read(fake, text) == 6
     version = tuple(int(number) for number in kernel.split("-")[1].split("."))
     for column, (*since, in_contract) in SINCE.items():
-        # Not every processor has protection keys.
+        # Only some processors have protection keys.
         is_printed = version >= tuple(since) and (column != "protection_key" or b"ProtectionKey" in text)
         assert (set(fake.smaps(text, column)) == {(None,)}) == (not is_printed), column
         if in_contract == "vm_flags":
@@ -260,7 +260,7 @@ def test_a_value_that_is_no_number_of_kilobytes_is_null(fake, line):
 
 
 def test_a_file_cut_at_every_byte(fake):
-    """Between two lines it is that of an older kernel, with fewer keys; elsewhere it is refused."""
+    """Cut between two lines, it is a valid file with fewer keys, as of older kernels. Cut elsewhere, it is an error."""
     text = (ROOT / "tests/fixtures/linux-3.10.smaps").read_bytes()
     text = b"".join(text.splitlines(keepends=True)[:32])
     for at in range(len(text) + 1):
@@ -289,13 +289,13 @@ def test_garbage_is_refused(fake, garbage):
 
 
 def test_a_message_in_the_contract_is_of_the_process_that_has_it(fake):
-    """Others are not to be had in that statement, but in one about them."""
+    """get_all_smaps() fails as a whole. A query about other processes through smap_summary does not."""
     with fake.refused(1):
         fake.query(b"garbage\n", "SELECT * FROM get_all_smaps() WHERE pid <> %s")
     assert fake.query(b"garbage\n", "SELECT count(*) > 3 FROM smap_summary WHERE pid <> %s") == [(True,)]
 
 
-# The kernels from 4.14 on, and which columns of pg_meminfo_rollup() they leave empty.
+# The kernels from 4.14 on, and the columns of pg_meminfo_rollup() that are NULL there.
 ROLLUPS = {
     "linux-4.14": {"pss_dirty", "pss_anon", "pss_file", "pss_shmem", "ksm", "file_pmd_mapped"},
     "linux-5.0": {"pss_dirty", "pss_anon", "pss_file", "pss_shmem", "ksm", "file_pmd_mapped"},
@@ -307,14 +307,14 @@ ROLLUPS = {
 
 
 def rollup_of(kernel):
-    """What a kernel prints, with numbers that are those of the first mapping in its smaps."""
+    """What a kernel prints in smaps_rollup, with the numbers of the first mapping in its smaps."""
     lines = smaps_of(kernel).decode().splitlines(keepends=True)
     keys = [line.split(":")[0] for line in lines]
     record = "00400000-7ffd3a803000 ---p 00000000 00:00 0                              [rollup]\n"
     for key, line in zip(keys[1:keys.index("VmFlags")], lines[1:]):
         if key not in ("Size", "KernelPageSize", "MMUPageSize", "THPeligible", "ProtectionKey"):
             record += line
-        # The last of those that come before.
+        # The last key before these three.
         if key == ("Pss_Dirty" if "Pss_Dirty" in keys else "Pss") and "pss_anon" not in ROLLUPS[kernel]:
             record += "Pss_Anon:            501 kB\nPss_File:            502 kB\nPss_Shmem:           503 kB\n"
     return record
@@ -333,7 +333,7 @@ def test_rollups(fake_rollup, kernel):
 
 
 def test_a_rollup_of_zeros(fake_rollup):
-    """As 6.1-rc1 prints it: what the kernel says, and not what is missing."""
+    """As Linux 6.1-rc1 prints it: what the kernel prints is 0, what it does not print is NULL."""
     text = re.sub(r" +\d+ kB", "        0 kB", rollup_of("linux-6.1"))
     assert fake_rollup.rollup(text) == [tuple(None if value is None else 0 for value in naive.rollup_row(text.encode()))]
     assert fake_rollup.rollup(text, "rss, pss_anon, locked, ksm") == [(0, 0, 0, None)]
@@ -347,7 +347,7 @@ def test_a_rollup_of_large_numbers(fake_rollup):
 
 
 def test_an_empty_rollup(fake_rollup):
-    """Nothing says that there is a row, but a header without keys does."""
+    """An empty file gives no row. A header without keys gives a row of NULLs."""
     assert fake_rollup.rollup("") == []
     header = rollup_of("linux-6.6").splitlines(keepends=True)[0]
     assert fake_rollup.rollup(header) == [(None,) * 22]
@@ -373,7 +373,8 @@ def test_a_rollup_of_garbage_is_refused(fake_rollup, garbage):
         fake_rollup.rollup(text + garbage.replace(b"Rss", b"R s"))
 
 
-# Not one of them has a place in maps: lines of smaps, the beginning of a line, its end, an address beyond 64 bits.
+# None of these belongs in maps: lines of smaps, a line without its newline, an incomplete line, addresses of more than
+# 64 bits.
 NO_MAPS = [
     *GARBAGE,
     KEYS.encode(),
@@ -386,7 +387,7 @@ NO_MAPS = [
 @pytest.mark.parametrize("garbage", NO_MAPS)
 @pytest.mark.parametrize("function", ["pg_meminfo_private(%s)", "pg_meminfo_segments", "pg_meminfo_cluster"])
 def test_maps_of_garbage_are_refused(fake_maps, function, garbage):
-    """A mapping that is left out would make a sum too small."""
+    """Leaving out a mapping would make a sum too small."""
     query = f"SELECT * FROM {function}"
     for text in garbage, f"{HEADER}\n".encode() + garbage:
         with pytest.raises(psycopg.errors.DataCorrupted) as error:
@@ -394,7 +395,7 @@ def test_maps_of_garbage_are_refused(fake_maps, function, garbage):
         assert error.value.diag.sqlstate == "XX001"
         assert error.value.diag.message_primary == f'could not parse file "{fake_maps.target}"'
         assert error.value.diag.message_detail == "A line is not in the form that proc(5) describes."
-    # Of good maps, all of them make something in the same session.
+    # With valid maps, each function returns rows in the same session.
     assert fake_maps.query(f"{HEADER}\n", query)
     assert fake_maps.query(f"{HEADER}\n", "SELECT category, mappings, virtual_size FROM pg_meminfo_private(%s)") == [("malloc", 1, 4096)]
 
@@ -404,7 +405,7 @@ def test_maps_of_garbage_are_refused(fake_maps, function, garbage):
     ["7f0000002000-7f0000001000", "7f0000001000-7f0000001000", "ffffffffffffffff-0", "7f0000001001-7f0000001002"],
 )
 def test_maps_that_make_no_sense(fake_maps, range):
-    """No kernel prints them; they cost nothing but themselves."""
+    """No kernel prints such lines. They do not affect the other mappings."""
     before, after = HEADER, HEADER.replace("7f0000000", "7f0000001").replace("-7f0000001", "-7f0000002", 1)
     text = f"{before}\n{range} rw-p 00000000 00:00 0 \n{after}\n{before}\n"
     query = "SELECT sum(mappings)::int FROM pg_meminfo_private(%s)"
@@ -413,7 +414,7 @@ def test_maps_that_make_no_sense(fake_maps, range):
     fake_maps.query(text, "SELECT * FROM pg_meminfo_segments")
 
 
-# Of a session, as 3.10 prints it.
+# The status of a session, as Linux 3.10 prints it.
 STATUS = """\
 Name:	postgres
 State:	S (sleeping)
@@ -447,14 +448,14 @@ nonvoluntary_ctxt_switches:	2
 
 
 def test_the_status_of_linux_3_10(fake_status):
-    """It does not tell anonymous memory from the rest, so the estimate is unknown; what the OOM killer compares is not."""
+    """It does not print anonymous memory separately, so private_estimate is NULL. The OOM killer's measure is known."""
     columns = "virtual_size, rss, peak_rss, locked, swap, page_tables, threads, rss_anon, rss_file, rss_shmem, hugetlb"
     sizes = [1024 * kilobytes for kilobytes in (234000, 5800, 5804, 1, 140, 180)]
     expected = (*sizes, 1, None, None, None, None)
     assert fake_status.query(STATUS, f"SELECT {columns} FROM pg_meminfo_processes() WHERE pid = %s") == [expected]
     query = f"SELECT {columns}, private_estimate, oom_charge, oom_score >= 0, backend_type FROM pg_meminfo WHERE pid = %s"
     assert fake_status.query(STATUS, query) == [(*expected, None, 1024 * (5800 + 140 + 180), True, "client backend")]
-    # A kernel of 4.4 has huge pages in it, and the same is missing.
+    # Linux 4.4 prints huge pages as well, and still no anonymous memory.
     text = STATUS.replace("Threads", "HugetlbPages:	    2048 kB\nThreads")
     assert fake_status.query(text, "SELECT hugetlb, rss_anon, private_estimate FROM pg_meminfo WHERE pid = %s") == [(2048 * 1024, None, None)]
     query = "SELECT unreadable, private > 0, page_tables > 0, swap >= 140 * 1024, page_tables_saved >= 0 FROM pg_meminfo_cluster"

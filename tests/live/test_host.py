@@ -1,4 +1,4 @@
-"""The machine around and its cgroups: pg_meminfo_host, pg_meminfo_cgroups."""
+"""pg_meminfo_host and pg_meminfo_cgroups: the machine and the cgroups that the server runs in."""
 
 import contextlib
 import os
@@ -33,7 +33,7 @@ def test_the_machine_as_its_files_have_it(connection):
         return {key: int(value.split()[0]) * (1024 if value.endswith(" kB") else 1) for key, value in lines}
 
     def agree():
-        """What changes all the time, at a moment in which it does not change much."""
+        """At a moment at which the figures that change all the time do not change much."""
         before, row, now = meminfo(), host(connection), meminfo()
         if any(before.get(key) != now.get(key) for key in same.values()):
             return False
@@ -73,7 +73,7 @@ def test_cgroups_as_their_files_have_them(connection):
         if usage.exists():
 
             def agrees():
-                """At a moment in which nobody else does much."""
+                """At a moment at which other processes do little."""
                 row = cgroups(connection)[level]
                 stat = dict(line.split() for line in (directory / "memory.stat").read_text().splitlines())
                 inactive = int(stat["total_inactive_file" if version == 1 else "inactive_file"])
@@ -84,7 +84,8 @@ def test_cgroups_as_their_files_have_them(connection):
 
 
 def test_a_cluster_near_its_limit_and_beyond():
-    """Limit, usage and headroom of a cgroup as the cluster in it fills it; and when a session wants too much, it is counted."""
+    """Limit, usage and headroom of a cgroup while the cluster in it fills it. When a session exceeds the limit, the
+    kill is counted."""
     with limited(256) as (directory, within):
         settings = ["shared_buffers = 16MB", "huge_pages = off", "restart_after_crash = on", "autovacuum = off"]
         with start_cluster(*settings, within=within) as cluster:
@@ -110,7 +111,7 @@ def test_a_cluster_near_its_limit_and_beyond():
                     query = "SELECT private_estimate FROM pg_meminfo WHERE pid = %s"
                     [(held,)] = connection.execute(query, [session.info.backend_pid]).fetchall()
                     assert held > 20 * MB
-                    # Page cache may have gone meanwhile.
+                    # Not usage: page cache may have been dropped meanwhile.
                     assert cgroups(connection)[0]["anon"] - own["anon"] > held / 2
                     during = host(connection)
 
@@ -119,7 +120,7 @@ def test_a_cluster_near_its_limit_and_beyond():
                 session.execute("SELECT length(repeat('x', 900000000))")
 
             def is_counted():
-                # The postmaster ends all sessions, and starts the cluster anew.
+                # The postmaster terminates all sessions and restarts.
                 with contextlib.suppress(psycopg.Error), cluster.connect() as connection:
                     return cgroups(connection)[0]["oom_kills"] >= 1 and host(connection)["oom_kills"] > kills
 
@@ -127,7 +128,7 @@ def test_a_cluster_near_its_limit_and_beyond():
 
 
 def test_in_a_namespace_of_its_own():
-    """As in a container: its cgroup is the top, and what is above is not to be seen."""
+    """As in a container: its own cgroup is the root, and those above it are not visible."""
     with limited(256) as (directory, within):
         version, _ = memory_cgroup("self")
         mount = {1: "mount -t cgroup -o memory", 2: "mount -t cgroup2"}[version]
@@ -135,13 +136,13 @@ def test_in_a_namespace_of_its_own():
         namespace = ["unshare", "--cgroup", "--mount", "sh", "-c", f'{mounts} && exec "$@"', "sh"]
         attempt = subprocess.run([*within, *namespace, "true"], stderr=subprocess.PIPE, text=True, check=False)
         if attempt.returncode != 0:
-            pytest.skip(f"no cgroup namespace can be made here: {attempt.stderr.strip()}")
+            pytest.skip(f"cannot create a cgroup namespace here: {attempt.stderr.strip()}")
         with start_cluster("shared_buffers = 16MB", "huge_pages = off", within=[*within, *namespace]) as cluster:
             with cluster.connect() as connection:
                 [own] = cgroups(connection)
                 assert (own["level"], own["path"], own["memory_limit"]) == (0, "/", 256 * MB)
                 assert host(connection)["headroom_source"] == "/"
-        # Where the mount is still that of the machine, the way down to us is not to be seen.
+        # If the mount is still the machine's, the path from there to our cgroup is not known.
         with start_cluster("shared_buffers = 16MB", within=[*within, "unshare", "--cgroup", "--mount"]) as cluster, cluster.connect() as connection:
             assert cgroups(connection) == []
             assert host(connection)["headroom"] is None
@@ -149,14 +150,15 @@ def test_in_a_namespace_of_its_own():
 
 @pytest.fixture(scope="module")
 def elsewhere():
-    """A cluster in mounts of its own, where a session can be shown other files."""
+    """A cluster with a mount namespace of its own, where other files can be mounted over those of a session."""
     with start_cluster(within=in_mounts()) as cluster:
         yield cluster
 
 
 @contextlib.contextmanager
 def shown(cluster, files):
-    """A session that sees its cgroup and its mounts as we say: files in a tree, whose place and device stand for {tree} and {device}."""
+    """A session with these files as its cgroup, its mountinfo and its cgroup file system. They are written to a
+    directory, whose path and device replace {tree} and {device}."""
     tree = cluster.data / f"tree_{uuid.uuid4().hex}"
     device = os.stat(cluster.data).st_dev
     for name, text in files.items():
@@ -184,7 +186,7 @@ V2 = {
     "fs/kubepods/pod1/container/memory.swap.max": "0\n",
     "fs/kubepods/pod1/container/memory.swap.current": "0\n",
     "fs/kubepods/pod1/container/memory.pressure": "some avg10=0.00 avg60=0.00 avg300=0.00 total=77\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=7\n",
-    # The larger limit, and less left of it.
+    # This limit is larger than the container's, but less of it is left.
     "fs/kubepods/pod1/memory.max": "5000000000\n",
     "fs/kubepods/pod1/memory.current": "4950000000\n",
     "fs/kubepods/pod1/memory.stat": "anon 1\ninactive_file 0\n",
@@ -237,7 +239,7 @@ def test_without_cgroups(elsewhere):
 
 
 def test_cgroups_that_cannot_be_seen(elsewhere):
-    """What they leave is not known."""
+    """If no cgroup file system is mounted, the headroom is NULL."""
     with shown(elsewhere, V2 | {"mountinfo": ""}) as (connection, _):
         assert cgroups(connection) == []
         row = host(connection)
@@ -245,7 +247,7 @@ def test_cgroups_that_cannot_be_seen(elsewhere):
 
 
 def test_a_name_with_a_backslash(elsewhere):
-    """systemd makes such names."""
+    """systemd escapes names in this way."""
     files = V2 | {"cgroup": "0::/kubepods/a\\x2db\n", "fs/kubepods/a\\x2db/memory.max": "5\n"}
     with shown(elsewhere, files) as (connection, _):
         assert cgroups(connection)[0]["path"] == "/kubepods/a\\x2db"

@@ -1,4 +1,4 @@
-"""What a session's own memory and descriptors do: nothing grows with the number of calls, or with that of processes."""
+"""Memory and open descriptors of the calling session do not grow with the number of calls or of processes."""
 
 import itertools
 import re
@@ -15,22 +15,22 @@ MEGABYTE = 1024 * KILOBYTE
 
 
 def anonymous(cluster, pid):
-    """Anonymous memory of a process in bytes, without what it maps of files and shares."""
-    # The counter in status may lag by some pages for each processor.
+    """Anonymous memory of a process in bytes."""
+    # Not RssAnon in status, which may lag by some pages per processor.
     rollup = subprocess.run([*cluster.as_owner, "cat", f"/proc/{pid}/smaps_rollup"], capture_output=True, text=True, check=True).stdout
     return int(re.search(r"^Anonymous:\s+(\d+) kB$", rollup, re.MULTILINE)[1]) * KILOBYTE
 
 
 def descriptors(cluster, pid):
-    """What each open descriptor of a process is."""
+    """What each open descriptor of a process refers to."""
     command = [*cluster.as_owner, "sh", "-c", f"ls -l /proc/{pid}/fd | sed 's/.* -> //' | sort"]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def assert_flat(cluster, connection, call, calls):
-    """A session's memory and descriptors do not grow with the number of calls. What leaks, grows in most tenths of the calls, and
-    in the second half is never as little as in the first. The allocator takes a step now and then, and with threads goes up and
-    down by some buffers."""
+    """A session's memory and descriptors do not grow with the number of calls. A leak grows in most tenths of the
+    calls, and in the second half is never as small as in the first. Without a leak, the allocator grows in a step now
+    and then, and with threads goes up and down by some buffers."""
     pid = connection.info.backend_pid
 
     def after_a_tenth():
@@ -43,7 +43,7 @@ def assert_flat(cluster, connection, call, calls):
     print(f"{calls} calls: VmRSS {before // KILOBYTE} kB before, {psutil.Process(pid).memory_info().rss // KILOBYTE} kB after")
     print(f"anonymous memory in kB after each tenth: {[size // KILOBYTE for size in sizes]}")
     assert all(each == opened[0] for each in opened)
-    # Less than 16 bytes a call.
+    # Fewer than 16 bytes per call.
     steps = statistics.median(after - before for before, after in itertools.pairwise(sizes)) < 16 * calls / 10
     chance = 0 if READERS == 1 else 256 * KILOBYTE
     halves = min(sizes[6:]) - min(sizes[1:6]) < 16 * calls / 2 + chance
@@ -52,7 +52,7 @@ def assert_flat(cluster, connection, call, calls):
 
 @pytest.fixture(scope="module")
 def cluster(cluster):
-    """With threads, one whose allocator has them share one arena: which of several they get, changes from call to call."""
+    """With threads, a cluster with one malloc arena: of several, threads use different ones from call to call."""
     if READERS == 1:
         yield cluster
     else:
@@ -71,7 +71,7 @@ def test_calls(cluster, connection, calls, what):
 
 
 def test_cancelled_calls(cluster, connection, calls):
-    """Each is stopped while it reads: no call is done as soon as that."""
+    """Each call is cancelled while it reads: none is finished so early."""
     connection.execute("SET statement_timeout = '5ms'")
 
     def cancelled():
@@ -82,7 +82,7 @@ def test_cancelled_calls(cluster, connection, calls):
 
 
 def test_failing_calls(cluster, connection, calls):
-    """Each fails when its result set is written to a file."""
+    """Each call fails when its result set is written to a temporary file."""
     connection.execute("SET work_mem = '64kB'")
     connection.execute("SET temp_file_limit = '64kB'")
 
@@ -95,15 +95,15 @@ def test_failing_calls(cluster, connection, calls):
 
 @pytest.mark.long
 def test_memory_does_not_grow_with_the_number_of_processes():
-    """A thousand processes have some 60 MB of rows. They are read within work_mem and a constant; with more work_mem the same
-    session needs more than that, so the limit is one."""
+    """A thousand processes have some 60 MB of rows. Reading them needs work_mem and a constant. With more work_mem the
+    same session exceeds the limit, which proves that the limit is effective."""
     with start_cluster("max_connections = 1100", "shared_buffers = 16MB") as cluster, cluster.sessions(1000):
         with cluster.connect() as connection:
             count = "SELECT count(DISTINCT pid) FROM get_all_smaps()"
             connection.execute("SELECT * FROM pg_meminfo_smaps(pg_backend_pid())")
             connection.execute("SET work_mem = '4MB'")
             pid = connection.info.backend_pid
-            # Buffers for each reader are part of the constant.
+            # The constant includes the buffers of each reading thread.
             constant = (8 if READERS == 1 else 8 * READERS) * MEGABYTE
             limit = psutil.Process(pid).memory_info().data + 4 * MEGABYTE + constant
             cluster.limit(pid, "data", limit)

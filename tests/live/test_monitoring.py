@@ -1,4 +1,4 @@
-"""docs/monitoring.md and its files: with the exporters and the Prometheus of Debian, and with postgres_fdw."""
+"""docs/monitoring.md and its files, with Debian's exporters and Prometheus, and with postgres_fdw."""
 
 import contextlib
 import json
@@ -21,14 +21,14 @@ TEXT = (ROOT / "docs/monitoring.md").read_text()
 
 
 def program(name):
-    """One of Debian's, which scripts/setup has unpacked."""
+    """The path of a program from Debian's packages, which scripts/setup has unpacked."""
     if "EXPORTERS" not in os.environ:
-        pytest.skip("Debian's exporters and Prometheus cannot be had here")
+        pytest.skip("Debian's exporters and Prometheus are not available here")
     return pathlib.Path(os.environ["EXPORTERS"]) / "usr/bin" / name
 
 
 def queries(heading):
-    """The SQL below a heading, as it is printed."""
+    """The SQL examples under a heading."""
     section = re.search(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", TEXT, re.M | re.S)
     return re.findall(r"```sql\n(.*?)```", section[1], re.S)
 
@@ -40,7 +40,7 @@ def documented():
 
 
 def free_ports(count):
-    """Different ones, that nobody listens at, at this moment."""
+    """This many different ports on which nothing listens at this moment."""
     with contextlib.ExitStack() as stack:
         listeners = [stack.enter_context(socket.socket()) for _ in range(count)]
         for listener in listeners:
@@ -66,7 +66,7 @@ def running(log, *command, **environment):
 
 
 def let_in(cluster, connection):
-    """The role by the local socket, as printed, with the user that we are for the exporter's."""
+    """Lets the role connect through the local socket as documented, with our own user in place of the exporter's."""
     [access] = re.findall(r"^local .*$", TEXT, re.M)
     [users] = re.findall(r"^(monitor +prometheus +monitor\n.*\n)", TEXT, re.M)
     rules = cluster.data / "pg_hba.conf"
@@ -78,14 +78,15 @@ def let_in(cluster, connection):
 
 @pytest.fixture(scope="module")
 def monitored(tmp_path_factory):
-    """A cluster, the two exporters and Prometheus with our files, and its port and that of postgres_exporter."""
+    """A cluster with the two exporters and Prometheus, which use our files: the cluster, and the ports of
+    postgres_exporter and Prometheus."""
     directory = tmp_path_factory.mktemp("monitored")
     shutil.copy(DOCS / "alerts.yml", directory)
     with contextlib.ExitStack() as stack:
         cluster = stack.enter_context(start_cluster())
         *exporters, own = free_ports(3)
         ports = dict(zip(("9187", "9237"), exporters))
-        # On a busy machine a scrape may take more than a second, and by default may not take longer than the interval.
+        # On a busy machine a scrape may last more than a second. By default it is aborted after the interval.
         config = "global: {scrape_interval: 3s, scrape_timeout: 3s, evaluation_interval: 1s}\n" + (DOCS / "prometheus.yml").read_text()
         for printed, port in ports.items():
             config = config.replace(f"localhost:{printed}", f"127.0.0.1:{port}")
@@ -94,7 +95,7 @@ def monitored(tmp_path_factory):
             [role] = queries("A role")
             connection.execute(role)
             let_in(cluster, connection)
-        # As in Debian's files, but for the place of the socket.
+        # As in Debian's files, except for the directory of the socket.
         source = re.search(r"^DATA_SOURCE_NAME='(.*)'$", TEXT, re.M)[1].replace("/var/run/postgresql", str(cluster.host))
         option = re.search(r"^ARGS='(--extend.query-path)=", TEXT, re.M)[1]
         arguments = [f"{option}={DOCS}/postgres_exporter.yml", f"--web.listen-address=127.0.0.1:{ports['9187']}"]
@@ -117,7 +118,7 @@ def monitored(tmp_path_factory):
 
 
 def evaluate(port, expression):
-    """What Prometheus has for an expression."""
+    """The value of an expression in Prometheus."""
     answer = json.loads(get(port, "/api/v1/query", query=expression))
     assert answer["status"] == "success", expression
     return answer["data"]["result"]
@@ -156,14 +157,14 @@ def test_both_exporters_give_the_same_series(monitored):
     def by_name(job):
         return {name for name, _ in names_and_labels(job)}
 
-    # One that the kernel does not tell is a series, too.
+    # There is a series even for a figure that the kernel does not print.
     wait_until(lambda: by_name("postgres_exporter") == by_name("sql_exporter") == documented())
 
     def lasting(job):
         passing = {("backend_type", name) for name in ("client backend", "starting", "autovacuum worker")}
         return {found for found in names_and_labels(job) if not passing & found[1]}
 
-    # They ask one after the other, between which something may have come or gone.
+    # The exporters do not query at the same time, and a process may start or exit in between.
     wait_until(lambda: lasting("postgres_exporter") == lasting("sql_exporter"))
 
 
@@ -182,7 +183,7 @@ def test_the_dashboard_shows_something(monitored):
         def has_some():
             return evaluate(port, expression.replace("$instance", instance))
 
-        # A machine may have no cgroups, or none with a limit, or not tell how long they wait.
+        # A machine may have no cgroups, none with a limit, or none with pressure figures.
         if "cgroup" in expression:
             has_some()
         else:
@@ -200,18 +201,18 @@ def test_prometheus_takes_the_rules(monitored):
     assert len(rules()) == 7
     for rule in rules():
         assert set(re.findall(r"pg_meminfo\w+", rule["query"])) <= documented()
-    # Both sides of the comparisons have the same labels, or there would be nothing to compare.
+    # Without the same labels on both sides, a comparison would have no result.
     for condition in "pg_meminfo_host_headroom_bytes <= pg_meminfo_host_limit_bytes", "sum without (backend_type, datname) (pg_meminfo_page_tables_bytes) < pg_meminfo_host_limit_bytes":
         wait_until(lambda: len(evaluate(port, condition)) == 2)
 
 
-def test_it_is_missed_while_only_the_exporters_are_up(monitored):
+def test_an_alert_fires_while_only_the_exporters_are_up(monitored):
     cluster, *_, port = monitored
 
     def silent():
         alerts = json.loads(get(port, "/api/v1/alerts"))["data"]["alerts"]
         missing = [alert["labels"] for alert in alerts if alert["labels"]["alertname"] == "PgMeminfoMissing"]
-        # A machine that does not tell what is left is missed, too, but by its server.
+        # The same alert, with another set of labels, is for a machine whose headroom is unknown.
         return {labels["job"] for labels in missing if labels.keys() == {"alertname", "instance", "job", "severity"}}
 
     wait_until(lambda: silent() == set())
@@ -234,8 +235,8 @@ def test_the_alerts_come_when_they_should(tmp_path):
 
 @contextlib.contextmanager
 def start_remote(cluster, port):
-    """Another cluster, which can be reached by TCP, too, but by the role of monitoring alone, with a password, and as printed; and whether that
-    takes TLS, as printed, where that can be had."""
+    """Another cluster, and whether connections to it use TLS. It also listens on TCP, where pg_hba.conf admits only the
+    monitoring role with a password, as documented. TLS is used if the server and the machine support it."""
     secure = bool(shutil.which("openssl"))
     with cluster.connect() as connection:
         secure = secure and connection.execute("SHOW ssl_library").fetchone() != ("",)
@@ -250,16 +251,16 @@ def start_remote(cluster, port):
     else:
         access = access.replace("hostssl", "host")
     commands.append(f"printf '%s\\n' 'local all all trust' '{access}' >{{data}}/pg_hba.conf")
-    # Its socket has the number of the port, and is asked for by the usual one.
+    # The name of its socket contains this port. The tests connect with the default port.
     script = f'ln -s .s.PGSQL.{port} remote_socket/.s.PGSQL.5432 && exec "$@" {options}'
     with cluster.start_another("remote", ["sh", "-c", " && ".join(commands)], within=["sh", "-c", script, "sh"]) as remote:
         yield remote, secure
 
 
 def test_many_servers_through_postgres_fdw():
-    """As printed, but for the places of the servers, one of which is asked by its socket."""
+    """As documented, except for the addresses of the servers, one of which is a socket."""
     with contextlib.ExitStack() as stack:
-        # As a client it looks for certificates at home, which must not be closed to it, as root's is.
+        # As a client, the server looks for certificates in its home directory. If that is root's, it fails.
         alpha = stack.enter_context(start_cluster(SERVER_WITHIN="env HOME=/nonexistent"))
         [port] = free_ports(1)
         beta, secure = stack.enter_context(start_remote(alpha, port))

@@ -1,4 +1,4 @@
-"""Private memory: pg_meminfo_private(pid) beside smaps, for memory of every kind."""
+"""pg_meminfo_private(pid) compared with smaps, for every kind of private memory."""
 
 import contextlib
 import ctypes
@@ -20,8 +20,8 @@ SMAPS = """
 
 
 def assert_same(connection, pid):
-    """Of a process that does nothing, both say the same to the kilobyte. Other processes come and go, and with them what it
-    shares."""
+    """For an idle process, both give the same figures to the kilobyte. What it shares changes as other processes start
+    and exit, so this is repeated."""
 
     def both():
         return [connection.execute(query, {"pid": pid}).fetchall() for query in (PRIVATE, SMAPS, PRIVATE)]
@@ -51,7 +51,7 @@ def test_as_smaps_has_it(cluster, connection):
 
 
 def test_a_session_that_only_reads_shared_buffers_holds_nothing_of_them():
-    """Where smaps counts as private what one process alone has touched, shared buffers too."""
+    """smaps counts as private what only one process has touched, even in shared buffers. This function does not."""
     with start_cluster("shared_buffers = 256MB", "huge_pages = off") as cluster, cluster.connect() as connection:
         cluster.fill_shared_buffers(connection, "big", 100)
         with cluster.connect() as reader:
@@ -83,7 +83,7 @@ def test_a_sort_is_private_memory_while_it_lasts(cluster, connection):
         session.execute("BEGIN; DECLARE c CURSOR FOR SELECT repeat(n::text, 20) AS t FROM generate_series(1, 1300000) AS n ORDER BY t")
         session.execute("FETCH 1 FROM c")
         [(used,)] = session.execute("SELECT sum(total_bytes)::bigint FROM pg_backend_memory_contexts").fetchall()
-        # The array of the tuples is not filled to its end.
+        # The sort has not filled its array of tuples.
         assert malloc_of(connection, session) - before > 0.8 * (used - 5_000_000) > 200_000_000
         assert 200_000_000 < estimate() - estimate_before < 400_000_000
         session.execute("COMMIT")
@@ -92,7 +92,7 @@ def test_a_sort_is_private_memory_while_it_lasts(cluster, connection):
 
 
 def test_prepared_statements_stay(cluster, connection):
-    """An idle session can hold much."""
+    """An idle session can hold much memory."""
     with cluster.connect("plan_cache_mode=force_generic_plan") as session:
         before = malloc_of(connection, session)
         columns = ", ".join(f"n + {column} AS c{column}" for column in range(200))
@@ -102,7 +102,7 @@ def test_prepared_statements_stay(cluster, connection):
         [(cached,)] = session.execute(
             "SELECT sum(total_bytes)::bigint FROM pg_backend_memory_contexts WHERE name IN ('CachedPlan', 'CachedPlanSource', 'CachedPlanQuery')"
         ).fetchall()
-        # Not all of what Postgres has allocated it has touched.
+        # Postgres has not touched all that it has allocated.
         assert malloc_of(connection, session) - before > 0.6 * cached > 10_000_000
         session.execute("SELECT 1")
         assert malloc_of(connection, session) - before > 0.6 * cached
@@ -114,13 +114,13 @@ def test_temporary_tables_are_private_up_to_temp_buffers(cluster, connection):
         session.execute("CREATE TEMP TABLE t AS SELECT n, repeat('x', 1000) FROM generate_series(1, 50000) AS n")
         assert malloc_of(connection, session) - before > 40_000_000
         session.execute("DROP TABLE t")
-        # The buffers are kept for the next one.
+        # The session keeps the buffers for the next temporary table.
         assert malloc_of(connection, session) - before > 40_000_000
 
 
 @contextlib.contextmanager
 def swap(directory):
-    """128 MB of swap, where they can be had."""
+    """128 MB of swap until the end of the block. Skips the test where none can be added."""
     file = directory / "swap"
     with open(file, "wb") as writer:
         for _ in range(128):
@@ -129,7 +129,7 @@ def swap(directory):
     for command in ["mkswap", file], ["swapon", file]:
         made = subprocess.run(command, capture_output=True, text=True, check=False)
         if made.returncode != 0:
-            pytest.skip(f"swap cannot be had here: {made.stderr.strip()}")
+            pytest.skip(f"cannot add swap here: {made.stderr.strip()}")
     try:
         yield
     finally:
@@ -137,7 +137,7 @@ def swap(directory):
 
 
 def page_out(pid, start, end):
-    """Has the kernel put a mapping of another process into swap: process_madvise(2) with MADV_PAGEOUT."""
+    """Makes the kernel swap out a mapping of another process: process_madvise(2) with MADV_PAGEOUT."""
     class Range(ctypes.Structure):
         _fields_ = [("start", ctypes.c_size_t), ("length", ctypes.c_size_t)]
 
@@ -147,13 +147,13 @@ def page_out(pid, start, end):
         libc = ctypes.CDLL(None, use_errno=True)
         length = ctypes.c_size_t(1)
         if libc.syscall(440, descriptor, ctypes.byref(part), length, 21, 0) < 0:
-            pytest.skip(f"no process can be put into swap here: {os.strerror(ctypes.get_errno())}")
+            pytest.skip(f"cannot swap out a process here: {os.strerror(ctypes.get_errno())}")
     finally:
         os.close(descriptor)
 
 
 def test_what_is_swapped_still_counts(cluster, connection, tmp_path):
-    """It is as much as before in the estimate, and shown as swap at each depth, until it is freed."""
+    """Swapped memory stays in private_estimate, and every function shows it as swap, until it is freed."""
     with swap(tmp_path), cluster.connect("work_mem=256MB") as session:
         pid = session.info.backend_pid
 
@@ -173,7 +173,7 @@ def test_what_is_swapped_still_counts(cluster, connection, tmp_path):
             page_out(pid, int(start, 16), int(end, 16))
         with open(f"/proc/{pid}/status") as file:
             if "VmSwap:\t       0 kB\n" in file.read():
-                pytest.skip("nothing is swapped here, as in a cgroup that may not")
+                pytest.skip("nothing was swapped out, as in a cgroup without swap")
         swapped, estimate, resident, swap_by_pages, private = held()
         assert swapped - swap_before > 0.8 * private_before
         assert abs(swapped - swap_by_pages) < 1_000_000
@@ -187,8 +187,8 @@ def test_what_is_swapped_still_counts(cluster, connection, tmp_path):
         assert held()[0] < 0.2 * swapped
 
 
-# In each session: memory of every kind that pagemap and smaps might see differently. Allocated after the fork, for a huge page
-# that is still shared with the postmaster is where they do.
+# Gives each session every kind of memory for which pagemap and smaps might differ. It is allocated after the fork,
+# because they do differ for a huge page that is still shared with the postmaster.
 KINDS = """
 #define _GNU_SOURCE
 #include <pthread.h>
@@ -201,20 +201,20 @@ static char *get(long size, int protection, int flags) {
 }
 static void child(void) {
     char *p;
-    /* Written, then closed to all access. */
+    /* Written, then set to PROT_NONE. */
     p = get(3 * MB, PROT_READ | PROT_WRITE, 0); memset(p, 1, MB); mprotect(p, 3 * MB, PROT_NONE);
-    /* Only read: the page of zeros. */
+    /* Only read: the shared zero page. */
     p = get(5 * MB, PROT_READ | PROT_WRITE, 0);
     for (long i = 0; i < 5 * MB; i += 4096) *(volatile char *)(p + i);
-    /* Transparent huge pages, as far as there are any. */
+    /* Transparent huge pages, if available. */
     p = get(8 * MB, PROT_READ | PROT_WRITE, 0); madvise(p, 8 * MB, MADV_HUGEPAGE); memset(p, 1, 8 * MB);
-    /* Private hugetlb, if there are any. */
+    /* Private huge pages, if available. */
     p = get(4 * MB, PROT_READ | PROT_WRITE, MAP_HUGETLB | MAP_POPULATE); if (p) memset(p, 1, 4 * MB);
     /* Reservations of 16 TiB, one of them with a few pages in it. */
     p = get(16 * 1024 * 1024 * MB, PROT_READ | PROT_WRITE, 0);
     if (p) { madvise(p, 16 * 1024 * 1024 * MB, MADV_NOHUGEPAGE); for (int i = 0; i < 10; i++) p[i * 1024 * 1024 * MB] = 1; }
     get(16 * 1024 * 1024 * MB, PROT_NONE, 0);
-    /* Code that can be written. */
+    /* Memory that is writable and executable. */
     p = get(MB, PROT_READ | PROT_WRITE | PROT_EXEC, 0); memset(p, 1, MB);
 }
 __attribute__((constructor)) static void start(void) { pthread_atfork(0, 0, child); }
@@ -224,15 +224,15 @@ __attribute__((constructor)) static void start(void) { pthread_atfork(0, 0, chil
 def test_memory_of_every_kind(tmp_path, huge_pages):
     release = tuple(int(number) for number in re.findall(r"\d+", os.uname().release)[:2])
     if release < (6, 7):
-        pytest.skip("before Linux 6.7, closed mappings are taken to be empty, and reservations are read all over")
+        pytest.skip("before Linux 6.7, mappings without access count as empty, and reservations are read as a whole")
     with start_cluster("huge_pages = off", LD_PRELOAD=preload(tmp_path, KINDS)) as cluster, cluster.connect() as connection:
         with cluster.sessions(1) as [session]:
             private = assert_same(connection, session.info.backend_pid)
             assert private["malloc"] >= 8 * 2**20 + 10 * 4096
-            # Closed memory is in no category of its own.
+            # PROT_NONE memory has no category of its own.
             assert private["other"] >= 2**20
             assert private["jit"] >= 2**20
-            # A reservation of 16 TiB is read in no time: to read it all would be 32 GB of entries.
+            # This returns soon. The entries of a reservation of 16 TiB would be 32 GB to read.
             query = "SELECT sum(virtual_size) > 32::numeric * 2 ^ 40 FROM pg_meminfo_private(%s)"
             assert connection.execute(query, [session.info.backend_pid]).fetchone() == (True,)
 
@@ -248,13 +248,13 @@ def test_huge_pages_that_are_in_shared_memory_are_not_private(huge_pages):
                 assert connection.execute("SELECT hugetlb FROM pg_meminfo WHERE pid = %s", [pid]).fetchone()[0] > 0
     except AssertionError as error:
         if "did not start" in str(error):
-            pytest.skip("huge pages cannot be had here")
+            pytest.skip("huge pages are not available here")
         raise
 
 
 def test_a_cancel_while_a_large_process_is_read(tmp_path):
-    """It has 100 GB of address space in mappings that are read all over, which takes 3,200 reads."""
-    # Of two protections, so that the kernel does not make one large mapping of them.
+    """It has 100 GB of address space in mappings whose entries are all read, in 3,200 reads."""
+    # Of two protections in turn, so that the kernel does not merge them into one mapping.
     many = """
         #include <pthread.h>
         #include <sys/mman.h>
@@ -302,7 +302,7 @@ def test_rollup_is_the_sum_of_the_mappings(cluster, connection):
             assert connection.execute(f"SELECT count(*) FROM pg_meminfo_{function}(%s)", [stranger]).fetchone() == (0,)
 
 
-# A kernel before 4.14, as far as our opens are concerned.
+# Like a kernel before 4.14: smaps_rollup does not exist.
 WITHOUT_ROLLUP = """
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -325,7 +325,7 @@ def test_without_rollup_there_are_no_rows(tmp_path):
 
 
 def test_without_pagemap_there_are_only_sizes(tmp_path):
-    """What cannot be known is NULL, and no error."""
+    """The figures that need pagemap are NULL, without an error."""
     with start_cluster(within=in_mounts()) as cluster, cluster.connect() as connection, cluster.sessions(1) as [session]:
         closed = tmp_path / "closed"
         closed.touch(mode=0o000)
@@ -337,7 +337,7 @@ def test_without_pagemap_there_are_only_sizes(tmp_path):
         assert len(rows) > 3 and set(rows) == {(True, True, None, None, None)}
 
 
-# The release is what a file says.
+# The release of the kernel is the text of a file.
 RELEASE = """
 #define _GNU_SOURCE
 #include <stdio.h>
@@ -357,8 +357,8 @@ int uname(struct utsname *names) {{
 
 
 @pytest.mark.parametrize(("release", "tells"), [("3.10.0-1160.el7.x86_64", False), ("4.1.52", False), ("4.2.0-42-generic", True)])
-def test_before_linux_4_2_nobody_knows_what_is_private(tmp_path, release, tells):
-    """It is NULL, without a WARNING, for nothing is denied. What is resident and swapped is known."""
+def test_before_linux_4_2_private_is_null(tmp_path, release, tells):
+    """There is no WARNING, as nothing is denied. Resident and swapped memory is known."""
     file = tmp_path / "osrelease"
     file.write_text(f"{release}\n")
     with start_cluster(LD_PRELOAD=preload(tmp_path, RELEASE.format(file))) as cluster, cluster.connect() as connection, cluster.sessions(1) as [session]:
@@ -373,7 +373,7 @@ def test_before_linux_4_2_nobody_knows_what_is_private(tmp_path, release, tells)
         assert with_notices(connection, query) == ([(True, tells, tells, True, True, True)], [])
 
 
-# No kernel before 6.7 knows PAGEMAP_SCAN. Each session has memory that is large, or closed to all access.
+# Like a kernel before 6.7: PAGEMAP_SCAN does not exist. Each session has large mappings and mappings without access.
 WITHOUT_SCAN = """
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -403,7 +403,7 @@ static char *get(long size, int protection) {
 }
 static void child(void) {
     char *p = get(3 * 1024 * MB, PROT_READ | PROT_WRITE);
-    /* At both ends, and in between. */
+    /* Touched at both ends and in between. */
     if (p) { memset(p, 1, MB); memset(p + 1500 * MB, 1, 7 * MB); p[3 * 1024 * MB - 1] = 1; }
     get(16 * 1024 * 1024 * MB, PROT_NONE);
     p = get(3 * MB, PROT_READ | PROT_WRITE);
@@ -413,8 +413,8 @@ __attribute__((constructor)) static void start(void) { pthread_atfork(0, 0, chil
 """
 
 
-def test_before_linux_6_7_large_mappings_are_read_all_over(tmp_path):
-    """And what is closed to all access is taken to be empty, were it the 16 TiB of a reservation."""
+def test_before_linux_6_7_large_mappings_are_read_as_a_whole(tmp_path):
+    """And mappings without access count as empty, even a reservation of 16 TiB."""
     with start_cluster("huge_pages = off", LD_PRELOAD=preload(tmp_path, WITHOUT_SCAN)) as cluster, cluster.connect() as connection:
         with cluster.sessions(1) as [session]:
             pid = session.info.backend_pid
@@ -425,7 +425,7 @@ def test_before_linux_6_7_large_mappings_are_read_all_over(tmp_path):
 
             def agree():
                 found, expected, other, other_expected = both()
-                # All that smaps has more is the megabyte that was written and then closed.
+                # smaps counts only one thing more: the megabyte that was written and then set to PROT_NONE.
                 return found == expected and other == (*other_expected[:2], other_expected[2] - 2**20)
 
             wait_until(agree)

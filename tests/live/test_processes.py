@@ -1,4 +1,4 @@
-"""Every process of the cluster, and what the kernel says that it holds: pg_meminfo and pg_meminfo_mappings."""
+"""pg_meminfo and pg_meminfo_mappings: every process of the cluster, with the kernel's figures of its memory."""
 
 import pathlib
 import re
@@ -24,13 +24,14 @@ def types(connection):
 
 
 def tree(cluster):
-    """The postmaster and its children, from their parents in /proc."""
+    """The postmaster and its children, by the parent of each process in /proc."""
     children = [p.info["pid"] for p in psutil.process_iter(["pid", "ppid"]) if p.info["ppid"] == cluster.postmaster]
     return {cluster.postmaster, *children}
 
 
 def test_the_whole_process_tree(cluster):
-    """With a logger, a standby that receives, and a parallel query: each process has its type, the other cluster none."""
+    """With a logger, a standby and a parallel query: each process of a cluster is shown with its type, none of the
+    other cluster."""
     backup = [cluster.programs / "pg_basebackup", "-h", "{host}", "-p", "5432", "-U", "postgres", "-D", "{data}", "-R", "-c", "fast"]
     with start_cluster("logging_collector = on") as primary, primary.connect() as connection:
         backup = [str(word).replace("{host}", str(primary.host)) for word in backup]
@@ -53,12 +54,12 @@ def test_a_session_that_is_not_authenticated_yet(cluster, connection):
         stranger.connect(f"{cluster.host}/.s.PGSQL.5432")
 
         def others():
-            """The types of those whom pg_stat_activity does not have."""
+            """The types of the processes that are not in pg_stat_activity, without the postmaster."""
             active = {pid for (pid,) in connection.execute("SELECT pid FROM pg_stat_activity")}
             found = types(connection)
             return [found.get(pid) for pid in tree(cluster) - active - {cluster.postmaster}]
 
-        # It has not said yet who it is, and will not.
+        # The client sends no startup packet.
         wait_until(lambda: others() == ["starting"])
 
 
@@ -87,7 +88,7 @@ def test_the_logger_of_a_cluster_with_a_name():
 
 
 def test_counters_are_the_kernels(cluster, connection):
-    """Those of a process that does nothing, as another reader sees them."""
+    """For an idle process they are the same as in /proc."""
     with cluster.connect() as idle:
         process = psutil.Process(idle.info.backend_pid)
         columns = ", ".join([*COUNTERS, "threads", "oom_score", "oom_score_adj", "extract(epoch FROM process_start)"])
@@ -102,10 +103,10 @@ def test_counters_are_the_kernels(cluster, connection):
             return [*row, int(status["Threads"]), status["oom_score"], status["oom_score_adj"]]
 
         query = f"SELECT {columns} FROM pg_meminfo_processes() WHERE pid = %s"
-        # The oom_score depends on how much memory the machine has free, and so on others.
+        # oom_score depends on the free memory of the machine, and so on other processes.
         wait_until(lambda: (before := kernels()) == list(connection.execute(query, [process.pid]).fetchone()[:-1]) == before)
         started = connection.execute(query, [process.pid]).fetchone()[-1]
-        # psutil's start of the system is a whole second.
+        # psutil rounds the boot time to a second.
         assert abs(float(started) - process.create_time()) < 1.1
 
 
@@ -156,18 +157,18 @@ def test_shared_memory_in_each_of_its_forms(main, dynamic):
             prefix = {"posix": "/dev/shm/PostgreSQL.", "sysv": "/SYSV", "mmap": f"{cluster.data}/pg_dynshmem/mmap."}[dynamic]
             assert dynamic_segments and all(row[1].startswith(prefix) for row in dynamic_segments)
             assert all(row[2].endswith("s") for row in main_segments + dynamic_segments)
-            # All that is shared is either: nothing is left over.
+            # Every other shared mapping has a category of its own, too: none is "other".
             shared = [row for row in rows if row[2].endswith("s")]
             assert {row[0] for row in shared} <= {"shared_memory", "dynamic_shared_memory", "io_uring", "file", "library"}
 
 
 def test_compiled_code(cluster, connection):
-    """A query that compiles has anonymous memory that can be executed, and the compiler's libraries."""
+    """A JIT-compiled query has executable anonymous memory, and the libraries of the compiler."""
     settings = ["jit=on", "jit_above_cost=0", "jit_inline_above_cost=0", "jit_optimize_above_cost=0", "max_parallel_workers_per_gather=0"]
     with cluster.connect(*settings) as session:
         pid = session.info.backend_pid
         if not session.execute("SELECT pg_jit_available()").fetchone()[0]:
-            pytest.skip("this server cannot compile")
+            pytest.skip("this server has no JIT")
         assert not any(row[0] == "jit" for row in categories(connection, connection.info.backend_pid))
         session.execute("BEGIN; DECLARE c CURSOR FOR SELECT sum(n) OVER (ORDER BY n + 1) FROM generate_series(1, 100) AS n")
         session.execute("FETCH 1 FROM c")
@@ -177,7 +178,7 @@ def test_compiled_code(cluster, connection):
 
 
 def test_io_uring(cluster, connection):
-    """From PostgreSQL 18 on, where it was built with it. Newer kernels can have the rings in the main segment."""
+    """From PostgreSQL 18 on, if built with liburing. With newer kernels the rings can be in the main segment."""
     methods = connection.execute("SELECT enumvals FROM pg_settings WHERE name = 'io_method'").fetchall()
     if methods == [] or "io_uring" not in methods[0][0]:
         pytest.skip("this server has no io_uring")
@@ -191,7 +192,7 @@ def test_io_uring(cluster, connection):
 
 
 def test_counters_need_less_than_mappings(tmp_path):
-    """The status of a process that is not dumpable can be read. Only its mappings are missing, with a WARNING."""
+    """The status of a process that is not dumpable is readable. Only its mappings are left out, with a WARNING."""
     with start_cluster(LD_PRELOAD=preload(tmp_path, NOT_DUMPABLE)) as cluster, cluster.connect() as connection:
         wait_until(lambda: types(connection).keys() == tree(cluster))
         assert connection.execute("SELECT count(*) FROM pg_meminfo WHERE rss IS NULL").fetchone() == (0,)

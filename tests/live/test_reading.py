@@ -1,4 +1,4 @@
-"""Which files are read, in which order, and when reading stops: seen from outside, by strace."""
+"""Which files are read and when reading stops, observed from outside with strace."""
 
 import collections
 import contextlib
@@ -17,7 +17,7 @@ from conftest import READERS, start_cluster, wait_until, with_notices
 
 @contextlib.contextmanager
 def traced(pid, tmp_path, *calls):
-    """The system calls and signals of a process, in a list that is filled when the block ends."""
+    """The system calls and signals of a process, in a list that is filled at the end of the block."""
     log = tmp_path / "strace"
     command = ["strace", "-f", "-p", str(pid), "-o", str(log), "-e", f"trace={','.join(['openat', 'read', 'close', *calls])}"]
     tracer = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
@@ -36,8 +36,8 @@ def traced(pid, tmp_path, *calls):
 
 
 def whole_calls(lines):
-    """What a process's threads did, without saying which. A call that another thread's came in between of is put together
-    where it ended."""
+    """The calls of all threads of a process, without the thread ids. A call that strace has split in two, because
+    another thread made one meanwhile, is joined at the place where it ended."""
     begun = {}
     for line in lines:
         thread, line = line.split(maxsplit=1)
@@ -50,7 +50,7 @@ def whole_calls(lines):
 
 
 def opened(lines):
-    """How often which process's smaps was opened; by way of its directory, which names it."""
+    """How often the smaps of each process was opened, relative to a descriptor of its directory."""
     directories, count = {}, collections.Counter()
     for line in lines:
         if match := re.search(r'openat\(AT_FDCWD, "/proc/(\d+)".* = (\d+)$', line):
@@ -107,7 +107,7 @@ def test_nothing_is_opened_for_a_role_without_the_privilege(connection, tmp_path
 
 
 def left_open(lines):
-    """Descriptors of files under /proc, or reached from one, that were opened and not closed."""
+    """Descriptors of files in /proc that were opened and not closed, by path or relative to such a descriptor."""
     descriptors = set()
     for line in lines:
         if match := re.match(r'openat\((\d+|AT_FDCWD), "([^"]*)".* = (\d+)$', line):
@@ -118,26 +118,26 @@ def left_open(lines):
     return descriptors
 
 
-def pieces_read_after(lines, at):
-    """How many pieces of smaps are read from that line on."""
-    smaps, pieces = None, 0
+def reads_after(lines, at):
+    """The number of reads of smaps from this line on."""
+    smaps, reads = None, 0
     for number, line in enumerate(lines):
         if match := re.match(r'openat\(\d+, "smaps".* = (\d+)$', line):
             smaps = match[1]
         elif line.startswith(f"close({smaps})"):
             smaps = None
         elif number >= at and re.match(rf"read\({smaps}, .* = [1-9]\d*$", line):
-            pieces += 1
-    return pieces
+            reads += 1
+    return reads
 
 
-# Reads everything again and again, so that whatever is to stop it comes in the middle.
+# Reads all files again and again, so that it is always stopped while it reads.
 ENDLESS = "SELECT count(*) FROM (SELECT get_all_smaps() FROM generate_series(1, 10000)) AS s"
 
 
 @pytest.fixture(scope="module", params=["idle", "gigabytes"])
 def scanned(request, cluster):
-    """A cluster to read, and one whose sessions have touched a GB of shared buffers each, so that a file takes long."""
+    """A cluster to read, and one whose sessions have each touched 1 GB of shared buffers, where reading is slow."""
     if request.param == "idle":
         with cluster.sessions(20):
             yield cluster
@@ -146,7 +146,7 @@ def scanned(request, cluster):
         pytest.skip("there are less than 6 GB of memory or 4 GB of disk")
     with start_cluster("shared_buffers = 4500MB", "huge_pages = off", "max_wal_size = 10GB", "max_parallel_workers_per_gather = 0") as cluster:
         with cluster.connect() as connection, cluster.sessions(20) as sessions:
-            # Less than a quarter of shared buffers, or a scan would stay in its ring buffer.
+            # Less than a quarter of shared buffers: a scan of a larger table would use a ring buffer.
             cluster.fill_shared_buffers(connection, "big", 1000)
             for session in sessions:
                 session.execute("SELECT count(*) FROM big")
@@ -158,13 +158,13 @@ def scanned(request, cluster):
 
 @pytest.fixture
 def scanner(scanned):
-    """A session in it."""
+    """A session in that cluster."""
     with scanned.connect() as connection:
         yield connection
 
 
 def reset_timeout(connection):
-    """Until then it is in force, and on a busy machine this too may take as long."""
+    """Resets statement_timeout, which on a busy machine can cancel even that statement."""
 
     def is_reset():
         with contextlib.suppress(psycopg.errors.QueryCanceled):
@@ -180,13 +180,13 @@ def has_read(tmp_path):
 
 
 def assert_stopped(lines, signal):
-    """The signal came while files were read, and after it at most one more piece of one was; with threads, at most what there are
-    buffers for, two for each."""
+    """The signal came while files were read, and after it there was at most one more read. With threads, at most as
+    many files were read as there are buffers, two per thread."""
     at = next(number for number, line in enumerate(lines) if line.startswith(f"--- {signal}"))
     before = opened(lines[:at])
     assert sum(before.values()) > 0
     if READERS == 1:
-        assert pieces_read_after(lines, at) <= 1
+        assert reads_after(lines, at) <= 1
     assert sum((opened(lines) - before).values()) <= (1 if READERS == 1 else 2 * READERS)
 
 
@@ -206,12 +206,12 @@ def test_reading_stops_at_a_cancel(scanner, tmp_path):
 
 
 def started(lines):
-    """How many threads were started."""
+    """The number of threads that were started."""
     return sum(bool(re.match(r"clone3?\(.* = [1-9]\d*$", line)) for line in lines)
 
 
 def test_as_many_threads_as_readers(cluster, tmp_path):
-    """Not more than there are files, and also when calls have failed: what those have taken is given back."""
+    """But not more than there are files. Failed calls do not change that, as they release what they used."""
     with cluster.connect("pg_meminfo.readers=4") as connection:
         pid = connection.info.backend_pid
 
@@ -239,7 +239,7 @@ def test_as_many_threads_as_readers(cluster, tmp_path):
 
 
 def test_no_more_threads_than_there_are_descriptors_for(tmp_path):
-    """A third of what the session may open is for others than Postgres."""
+    """Only a third of the descriptors of a session is available outside Postgres's own file handling."""
     with start_cluster("max_files_per_process = 100") as cluster, cluster.connect("pg_meminfo.readers=16") as connection:
         with cluster.sessions(20), traced(connection.info.backend_pid, tmp_path, "clone", "clone3") as lines:
             assert len(mapped(connection)) > 20
@@ -253,16 +253,16 @@ def test_reading_stops_at_statement_timeout(scanner, tmp_path):
             with pytest.raises(psycopg.errors.QueryCanceled):
                 scanner.execute(ENDLESS)
             reset_timeout(scanner)
-        # On a busy machine the time can be over before the first file.
+        # On a busy machine the timeout can come before the first file.
         if opened(lines):
             break
-    # The handler of the timer's signal sends it.
+    # The handler of SIGALRM sends it.
     assert_stopped(lines, "SIGINT")
     assert left_open(lines) == set()
 
 
 def test_reading_stops_at_a_terminate(scanned, scanner, tmp_path):
-    """The session ends in order. After a crash the postmaster would end all others, too."""
+    """The session exits normally. After a crash, the postmaster would terminate all others."""
     victim = scanned.connect()
     pid = victim.info.backend_pid
 
@@ -276,7 +276,7 @@ def test_reading_stops_at_a_terminate(scanned, scanner, tmp_path):
         with pytest.raises(psycopg.OperationalError):
             victim.execute(ENDLESS)
         terminator.join()
-        # Threads exit, too.
+        # Not the exit of one of its threads.
         wait_until(lambda: re.search(rf"^{pid} +\+\+\+ exited", (tmp_path / "strace").read_text(), re.M))
     victim.close()
     assert_stopped(lines, "SIGTERM")
@@ -298,8 +298,8 @@ def test_reading_stops_when_the_client_is_gone(scanned, scanner):
 
 @pytest.mark.parametrize("seconds", [10, pytest.param(300, marks=pytest.mark.long)])
 def test_sessions_and_workers_that_come_and_go(cluster, connection, seconds):
-    """No error, no process in part, none of a stranger: each that is listed runs this cluster's program, which comes first
-    in the file, and has its stack, which comes near the end."""
+    """There is no error, no incomplete process, and no process outside the cluster: each one has mapped this cluster's
+    program, which is at the beginning of smaps, and its stack, which is near the end."""
     stop = threading.Event()
     connection.execute("CREATE TABLE IF NOT EXISTS churned AS SELECT generate_series(1, 200000) AS n")
     parallel = ["min_parallel_table_scan_size=0", "parallel_setup_cost=0", "parallel_tuple_cost=0"]
@@ -323,7 +323,7 @@ def test_sessions_and_workers_that_come_and_go(cluster, connection, seconds):
         def has_enough():
             return len(seen - workers) > 20 and workers
 
-        # On a busy machine it takes longer to meet a parallel worker.
+        # On a busy machine it may be longer until a query sees a parallel worker.
         while time.monotonic() < start + seconds or (not has_enough() and time.monotonic() < start + seconds + 120):
             for pid, has_program, has_stack, is_worker in connection.execute(query, [str(cluster.programs / "postgres")]):
                 assert has_program and has_stack, pid
@@ -338,7 +338,7 @@ def test_sessions_and_workers_that_come_and_go(cluster, connection, seconds):
 
 
 def test_a_session_killed_while_it_reads(tmp_path):
-    """The postmaster takes that for a crash and starts the cluster anew, where the extension works as before."""
+    """The postmaster treats that as a crash and restarts the cluster, in which the extension works as before."""
     with start_cluster() as cluster:
         victim = cluster.connect()
         with traced(victim.info.backend_pid, tmp_path):
@@ -356,12 +356,12 @@ def test_a_session_killed_while_it_reads(tmp_path):
         wait_until(connects)
         with cluster.connect() as connection:
             listed = "SELECT (SELECT count(DISTINCT pid) FROM get_all_smaps()) = (SELECT count(*) FROM pg_stat_activity)"
-            # Unless one exits between the list and its turn.
+            # False if a process exits before it is read.
             wait_until(lambda: connection.execute(listed).fetchone() == (True,))
 
 
 def test_a_zombie_gives_no_rows():
-    """A process that has died, of which the postmaster does not know yet: it is still in pg_stat_activity."""
+    """A process that has exited and that the postmaster has not reaped yet is still in pg_stat_activity."""
     with start_cluster() as cluster, cluster.connect() as connection, cluster.sessions(1) as [victim]:
         pid = victim.info.backend_pid
         assert pid in mapped(connection)

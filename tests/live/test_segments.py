@@ -1,4 +1,4 @@
-"""Shared memory, each segment once: pg_meminfo_segments."""
+"""pg_meminfo_segments: each segment of shared memory once."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ def main_segment(connection):
 
 
 def touch_all(cluster, connection):
-    """Fills shared buffers and has a session touch them that is gone afterwards. How many bytes of them it had touched."""
+    """Fills shared buffers, and touches them in a session that then exits. Returns how many bytes it had touched."""
     cluster.fill_shared_buffers(connection, "big", 100)
     with cluster.connect() as session:
         session.execute("SELECT count(*) FROM big")
@@ -31,7 +31,7 @@ def touch_all(cluster, connection):
 
 @pytest.mark.parametrize("form", ["mmap", "sysv"])
 def test_the_main_segment(form):
-    """All that anybody has touched is resident, also when he is gone."""
+    """All pages that any process has touched are resident, even after it has exited."""
     with start_cluster(f"shared_memory_type = {form}", "huge_pages = off", "shared_buffers = 256MB") as cluster:
         with cluster.connect() as connection:
             touched = touch_all(cluster, connection)
@@ -46,7 +46,7 @@ def test_the_main_segment(form):
                 with open("/proc/sysvipc/shm") as file:
                     names, *rows = (line.split() for line in file)
                 [row] = [dict(zip(names, row)) for row in rows if int(row[names.index("shmid")]) == inode]
-                # Aligned to a page, and grown by others since.
+                # The size is aligned to a page, and other processes may have touched more since.
                 assert 0 <= int(row["rss"]) - resident < 4 * MB and abs(int(row["size"]) - size) < MB
             else:
                 assert name == "/dev/zero (deleted)"
@@ -59,15 +59,15 @@ def test_on_huge_pages(huge_pages):
             assert (name, huge, resident) == ("/anon_hugepage (deleted)", True, size)
     except AssertionError as error:
         if "did not start" in str(error):
-            pytest.skip("huge pages cannot be had here")
+            pytest.skip("huge pages are not available here")
         raise
 
 
 @pytest.mark.parametrize("form", ["posix", "sysv", "mmap"])
 def test_a_parallel_hash_join_has_its_leader(form):
-    """Its table of 400 MB is in no process's private memory, and gone after the query."""
+    """Its hash table of 400 MB is in no process's private memory, and is freed after the query."""
     shm = os.statvfs("/dev/shm")
-    # Containers often have 64 MB.
+    # In containers, /dev/shm often has 64 MB.
     megabytes = 400 if form != "posix" or shm.f_bavail * shm.f_frsize > 600 * MB else 20
     settings = [f"dynamic_shared_memory_type = {form}", "huge_pages = off", "shared_buffers = 64MB", "max_parallel_workers = 4"]
     with start_cluster(*settings) as cluster, cluster.connect() as connection:
@@ -85,7 +85,7 @@ def test_a_parallel_hash_join_has_its_leader(form):
             return [segment for segment in segments(connection, "dynamic") if segment[:2] not in before]
 
         with cluster.running("SELECT count(slow(a.x || b.x)) FROM a JOIN a AS b USING (n)", *parallel) as leader:
-            # The table is built, and the join has begun.
+            # The hash table is complete, and the join has begun.
             asleep = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND %s IN (pid, leader_pid)"
             wait_until(lambda: connection.execute(asleep, [leader]).fetchone()[0] == 3)
             found = new()
@@ -105,7 +105,7 @@ def test_no_page_is_walked_for_each_process(connection, tmp_path):
 
 
 def test_nothing_stays_mapped_or_open(cluster, connection):
-    """The segments' own files were opened and mapped to look at them."""
+    """The function opens and maps the files of the segments to measure them."""
     pid = connection.info.backend_pid
 
     def state():

@@ -1,4 +1,4 @@
-"""The server's own limits and states."""
+"""Limits of the server's resources, a standby, and parallel query."""
 
 import errno
 import subprocess
@@ -13,11 +13,11 @@ def works(connection):
 
 
 def test_no_descriptor_is_left(cluster, connection):
-    """An error of its own class, not a process that is missing; and the session goes on."""
+    """This is an error with its own SQLSTATE, and no process is silently left out. The session continues."""
     assert works(connection)
     pid = connection.info.backend_pid
 
-    # Descriptors that are open stay open; 0 to 2 always are.
+    # A lower limit closes no descriptor. Descriptors 0 to 2 are always open.
     before = cluster.limit(pid, "nofile", 3)
     try:
         for query in "get_all_smaps()", "pg_meminfo_smaps(pg_backend_pid())", "smap_summary":
@@ -31,7 +31,7 @@ def test_no_descriptor_is_left(cluster, connection):
 
 
 def test_temp_file_limit(connection):
-    """The result set spills beyond work_mem, and no further than it may."""
+    """A result set larger than work_mem is written to temporary files, up to the limit."""
     connection.execute("SET work_mem = '64kB'")
     connection.execute("SET temp_file_limit = '64kB'")
     with pytest.raises(psycopg.errors.ConfigurationLimitExceeded):
@@ -42,8 +42,8 @@ def test_temp_file_limit(connection):
 
 @pytest.mark.parametrize(("readers", "rounds"), [(1, 1000), (4, 300)])
 def test_errors_of_postgres_that_are_caught(connection, readers, rounds):
-    """They come from within our function, again and again in one statement, and nothing of them stays: Postgres has room for
-    five errors, and panics at the sixth."""
+    """Errors that Postgres raises within our function, many times in one statement, leave nothing on its error stack:
+    that has room for five, and the sixth is a PANIC."""
     connection.execute(f"SET pg_meminfo.readers = {readers}")
     connection.execute("SET work_mem = '64kB'")
     connection.execute("SET temp_file_limit = '64kB'")
@@ -66,7 +66,7 @@ def test_errors_of_postgres_that_are_caught(connection, readers, rounds):
 
 
 def test_hot_standby(cluster):
-    """It needs no write, and shows the processes that only a standby has."""
+    """The functions write nothing, and show the processes that only a standby has."""
     backup = [cluster.programs / "pg_basebackup", "-h", cluster.host, "-p", "5432", "-U", "postgres", "-D", "{data}", "-R", "-c", "fast"]
     with cluster.start_another("standby", backup) as standby, standby.connect() as connection:
         assert connection.execute("SELECT pg_is_in_recovery()").fetchone() == (True,)
@@ -74,12 +74,12 @@ def test_hot_standby(cluster):
         only_here = "SELECT count(*) FROM pg_stat_activity WHERE backend_type IN ('startup', 'walreceiver')"
         wait_until(lambda: connection.execute(only_here).fetchone() == (2,))
         missing = "SELECT backend_type FROM pg_stat_activity WHERE pid NOT IN (SELECT pid FROM smap_summary)"
-        # Unless one exits between the list and its turn.
+        # False if a process exits before it is read.
         wait_until(lambda: connection.execute(missing).fetchall() == [])
 
 
 def test_parallel_query(connection):
-    """The functions run in the leader, and the workers do the rest."""
+    """The functions run in the leader, the rest of the query in parallel workers."""
     for setting in "parallel_setup_cost = 0", "parallel_tuple_cost = 0", "min_parallel_table_scan_size = 0":
         connection.execute(f"SET {setting}")
     connection.execute("CREATE TABLE IF NOT EXISTS parallel_t AS SELECT pid FROM pg_stat_activity, generate_series(1, 10000)")
@@ -92,14 +92,14 @@ def test_parallel_query(connection):
 
 
 def test_out_of_shared_memory(cluster, connection):
-    """A statement that runs out of it beside our function fails as it should, and our function needs none that is short."""
+    """A statement that calls our function and runs out of shared memory fails as usual. The function needs none."""
     with cluster.connect() as greedy:
         take_all = "SELECT pg_advisory_lock(n) FROM generate_series(1, 10000000) AS n, {}"
         for source in "(SELECT count(*) FROM get_all_smaps()) AS s", "(SELECT get_all_smaps() LIMIT 1) AS s":
             with pytest.raises(psycopg.errors.OutOfMemory) as error:
                 greedy.execute(take_all.format(source))
             assert error.value.diag.message_primary == "out of shared memory"
-            # A lock of the session outlives the error: all are taken now.
+            # Session-level locks survive the error, so the lock table is full now.
             assert works(greedy)
             assert works(connection)
         greedy.execute("SELECT pg_advisory_unlock_all()")
@@ -113,7 +113,7 @@ FAILS = """
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
-/* Opening smaps fails with the error that a file says. */
+/* Opening smaps fails with the error number in a file. */
 int openat(int directory, const char *path, int flags, ...) {{
     static int (*real)(int, const char *, int, ...);
     va_list rest;
@@ -137,7 +137,7 @@ int openat(int directory, const char *path, int flags, ...) {{
 
 
 def test_failures_of_the_system_are_errors(tmp_path):
-    """They say nothing about the process, so it must not go missing."""
+    """Such a failure says nothing about the process, so the process must not be left out."""
     which = tmp_path / "errno"
     with start_cluster(LD_PRELOAD=preload(tmp_path, FAILS.format(which))) as cluster, cluster.connect() as connection:
         assert works(connection)

@@ -1,4 +1,4 @@
-"""Processes that are not the cluster's, however much they look it."""
+"""Processes that are not of this cluster, even if they look like it."""
 
 import contextlib
 import pathlib
@@ -37,7 +37,7 @@ def test_a_child_of_a_backend(cluster, connection):
     """A program that COPY runs belongs to the session, and is no process of the cluster."""
     with cluster.connect() as session:
         session.execute("CREATE TEMP TABLE t (pid int)")
-        # The shell's pid, read while the shell still waits for a line that comes after.
+        # COPY reads the shell's pid, and the shell then waits for the pipe.
         pipe = cluster.data.parent / "pipe"
         subprocess.run([*cluster.as_owner, "mkfifo", pipe], check=True)
         copy = threading.Thread(target=lambda: session.execute(f"COPY t FROM PROGRAM 'echo $$; cat {pipe} >&2'"))
@@ -55,20 +55,20 @@ def test_a_child_of_a_backend(cluster, connection):
 
 
 def test_a_postmaster_that_is_pid_1_and_has_inherited_strangers(cluster):
-    """As in a container. The strangers are its children, then, but do not run its program."""
+    """As in a container. Orphans of other programs become its children, but do not run its program."""
     in_mounts()
     within = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
     with cluster.start_another("contained", initdb(cluster), within) as contained, contained.connect() as connection:
         assert contained.postmaster == 1
         assert rows_of(connection, 1) > 10
         assert rows_of(connection, connection.info.backend_pid) > 10
-        # Seen from here, the postmaster is the child of unshare.
+        # Outside its namespace the postmaster has another pid: that of the child of unshare.
         command = [str(cluster.programs / "postgres"), "-D", str(contained.data)]
-        # A child that has just been forked still looks like it.
+        # A child that has just been forked has the same command line.
         alike = {p.pid: p.info["ppid"] for p in psutil.process_iter(["cmdline", "ppid"]) if (p.info["cmdline"] or [])[:3] == command}
         [outside] = [pid for pid, parent in alike.items() if parent not in alike]
         enter = ["nsenter", f"--target={outside}", "--pid", "--mount"]
-        # The shell's child is left behind, and so becomes that of PID 1. One of the server's user, and one of root.
+        # The shell exits before its child, which thus becomes a child of PID 1. One as the server's user, one as root.
         for user in cluster.as_owner, []:
             subprocess.run([*enter, *user, "sh", "-c", "exec sleep 1000 & exit"], check=True)
         children = [*enter, "sh", "-c", "grep -l '^Name:.sleep$' /proc/[0-9]*/status | cut -d/ -f3"]
@@ -91,7 +91,7 @@ def test_a_postmaster_that_is_pid_1_and_has_inherited_strangers(cluster):
 
 @contextlib.contextmanager
 def frozen_snapshot_of_one_gone(cluster, connection):
-    """Within the block connection's transaction sees a session in pg_stat_activity that has exited, and whose pid is free."""
+    """The pid of a session that has exited and that the transaction of connection still sees in pg_stat_activity."""
     session = cluster.connect()
     pid = session.info.backend_pid
     with connection.transaction():
@@ -107,12 +107,12 @@ def frozen_snapshot_of_one_gone(cluster, connection):
 
 
 def make_process_of(pid, make):
-    """Repeats what makes a new process until it has that pid."""
+    """Creates processes until one has this pid. Skips the test if another process gets it."""
     for _ in range(30):
         try:
             LAST_PID.write_text(str(pid - 1))
         except OSError as error:
-            pytest.skip(f"the next pid cannot be chosen here: {error}")
+            pytest.skip(f"cannot choose the next pid here: {error}")
         if make() == pid:
             return
     pytest.skip("another process has taken the pid")
@@ -131,7 +131,7 @@ def test_a_pid_that_belongs_to_another_program_now(cluster, connection):
 
 
 def test_a_pid_that_belongs_to_another_cluster_now(cluster, connection):
-    """Of the same user, and the same program."""
+    """The other cluster has the same user and the same program."""
     with cluster.start_another("heir", initdb(cluster)) as other, contextlib.ExitStack() as stack:
         with frozen_snapshot_of_one_gone(cluster, connection) as pid, other.connect() as witness:
             make_process_of(pid, lambda: stack.enter_context(other.connect()).info.backend_pid)

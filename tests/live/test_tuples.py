@@ -1,4 +1,4 @@
-"""Rows are in the form that Postgres gives them, also when they are kept in a table."""
+"""Rows have the format that Postgres requires, even when they are stored in a table."""
 
 import psycopg
 import pytest
