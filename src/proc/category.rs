@@ -4,6 +4,8 @@
 //! `/SYSV… (deleted)`, and all that was mapped shared and anonymous is `/dev/zero (deleted)`. So the caller says where its main
 //! segment is ([`Classifier`]).
 
+use memchr::memrchr;
+
 use super::maps::Header;
 
 /// Declares the categories, each with the name that users see.
@@ -77,7 +79,7 @@ impl Classifier {
         let may_write = mapping.permissions[1] == b'w';
         let may_execute = mapping.permissions[2] == b'x';
         let path = mapping.path.strip_suffix(b" (deleted)").unwrap_or(mapping.path);
-        let file = path.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
+        let file = &path[memrchr(b'/', path).map_or(0, |slash| slash + 1)..];
         let anonymous = match (may_write, may_execute) {
             (_, true) => Category::Jit,
             (true, false) => Category::Malloc,
@@ -125,8 +127,9 @@ impl Classifier {
 
 /// Whether a file is called `….so`, or `….so.` and a version.
 fn is_library(file: &[u8]) -> bool {
-    let is_version = |text: &[u8]| text.iter().all(|byte| byte.is_ascii_digit() || *byte == b'.');
-    file.windows(3).enumerate().any(|(at, part)| part == b".so" && is_version(&file[at + 3..]))
+    let is_of_version = |byte: &u8| byte.is_ascii_digit() || *byte == b'.';
+    let name = file.iter().rposition(|byte| !is_of_version(byte)).map_or(0, |last| last + 1);
+    file[..name].ends_with(b".so")
 }
 
 #[cfg(any(test, feature = "oracle"))]

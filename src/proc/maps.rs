@@ -3,18 +3,23 @@
 //! `start-end perms offset major:minor inode [padding path]`. All numbers but the inode are hexadecimal. The path is all that
 //! follows the padding, to the end of the line: it may contain blanks, ` (deleted)` and any byte but a newline.
 
+use std::iter;
 use std::ops::Range;
+
+use memchr::memchr;
 
 use super::error::Malformed;
 use super::fields;
 
 /// Where a mapping is and what is mapped. Texts are as the kernel prints them.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Header<'a> {
     /// Start address, hexadecimal.
     pub start: &'a [u8],
     /// End address (exclusive), hexadecimal.
     pub end: &'a [u8],
+    /// The addresses. `None` if one exceeds 64 bits.
+    pub range: Option<Range<u64>>,
     /// Such as `rw-p`.
     pub permissions: &'a [u8],
     /// Offset into the file in bytes, hexadecimal. See [`Header::byte_offset`].
@@ -35,13 +40,13 @@ impl<'a> Header<'a> {
     /// Parses a line. `None` if it is not one of this form.
     #[inline]
     pub fn parse(line: &'a [u8]) -> Option<Self> {
-        let (start, rest) = hexadecimal(line, b'-')?;
-        let (end, rest) = hexadecimal(rest, b' ')?;
+        let (start, first, rest) = hexadecimal(line, b'-')?;
+        let (end, last, rest) = hexadecimal(rest, b' ')?;
         let (permissions, rest) = rest.split_at_checked(4)?;
         let rest = rest.strip_prefix(b" ")?;
-        let (offset, device_on) = hexadecimal(rest, b' ')?;
-        let (major, rest) = hexadecimal(device_on, b':')?;
-        let (minor, rest) = hexadecimal(rest, b' ')?;
+        let (offset, _, device_on) = hexadecimal(rest, b' ')?;
+        let (major, _, rest) = hexadecimal(device_on, b':')?;
+        let (minor, _, rest) = hexadecimal(rest, b' ')?;
         let device = &device_on[..major.len() + 1 + minor.len()];
         let digits = rest.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(rest.len());
         let (inode, rest) = rest.split_at(digits);
@@ -49,48 +54,70 @@ impl<'a> Header<'a> {
         let blanks = rest.iter().position(|&byte| byte != b' ').unwrap_or(rest.len());
         let path = &rest[blanks..];
         let is_header = !inode.is_empty() && (path.is_empty() || blanks > 0) && !permissions.contains(&b' ');
+        let range = first.zip(last).map(|(first, last)| first..last);
         let inode = fields::decimal(inode);
-        is_header.then_some(Header { start, end, permissions, offset, device, major, minor, inode, path })
-    }
-
-    /// The addresses. `None` if one exceeds 64 bits.
-    pub fn range(&self) -> Option<Range<u64>> {
-        Some(number(self.start)?..number(self.end)?)
+        is_header.then_some(Header { start, end, range, permissions, offset, device, major, minor, inode, path })
     }
 
     /// Whether an address is in the mapping.
     pub fn contains(&self, address: u64) -> bool {
-        self.range().is_some_and(|range| range.contains(&address))
+        self.range.as_ref().is_some_and(|range| range.contains(&address))
     }
 
     /// The offset as a number. `None` if it exceeds 64 bits.
     pub fn byte_offset(&self) -> Option<u64> {
-        number(self.offset)
+        self.offset.iter().try_fold(0, |number, &digit| shifted_in(number, DIGITS[usize::from(digit)]))
     }
 }
 
 /// Each line of a whole maps file, with its addresses. An error for a line that has another form, or lacks its newline.
 pub fn lines(text: &[u8]) -> impl Iterator<Item = Result<(Header<'_>, Range<u64>), Malformed>> {
-    text.split_inclusive(|&byte| byte == b'\n').map(|line| {
-        let header = line.strip_suffix(b"\n").and_then(Header::parse);
-        header.and_then(|header| Some((header, header.range()?))).ok_or(Malformed::LINE)
+    let mut rest = text;
+    iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let line = memchr(b'\n', rest).map(|end| &rest[..end]);
+        rest = line.map_or(&[], |line| &rest[line.len() + 1..]);
+        let header = line.and_then(Header::parse);
+        Some(header.and_then(|header| header.range.clone().map(|range| (header, range))).ok_or(Malformed::LINE))
     })
 }
 
-/// The number in hexadecimal digits. `None` if it exceeds 64 bits.
-fn number(digits: &[u8]) -> Option<u64> {
-    digits.iter().try_fold(0u64, |sum, &byte| {
-        let digit = (byte as char).to_digit(16).expect("a header is parsed only with hexadecimal numbers");
-        Some(sum.checked_mul(16)? | u64::from(digit))
-    })
-}
+/// What each byte is worth as a hexadecimal digit. [`NO_DIGIT`] if it is none.
+const DIGITS: [u8; 256] = {
+    let mut digits = [NO_DIGIT; 256];
+    let mut value = 0;
+    while value < 16 {
+        digits[b"0123456789abcdef"[value] as usize] = value as u8;
+        digits[b"0123456789ABCDEF"[value] as usize] = value as u8;
+        value += 1;
+    }
+    digits
+};
+const NO_DIGIT: u8 = 16;
 
-/// The hexadecimal digits that a text starts with, and what follows after the byte `end`. `None` if there is no digit, or if
-/// another byte follows the digits.
+/// A number with one more hexadecimal digit. `None` if it exceeds 64 bits.
 #[inline]
-fn hexadecimal(text: &[u8], end: u8) -> Option<(&[u8], &[u8])> {
-    let digits = text.iter().position(|byte| !byte.is_ascii_hexdigit())?;
-    (digits > 0 && text[digits] == end).then(|| (&text[..digits], &text[digits + 1..]))
+fn shifted_in(number: u64, digit: u8) -> Option<u64> {
+    (number >> 60 == 0).then_some(number << 4 | u64::from(digit))
+}
+
+/// The hexadecimal digits that a text starts with, their number, unless it exceeds 64 bits, and what follows after the byte
+/// `end`. `None` if there is no digit, or if another byte follows the digits.
+#[inline]
+fn hexadecimal(text: &[u8], end: u8) -> Option<(&[u8], Option<u64>, &[u8])> {
+    let mut number = Some(0);
+    let mut digits = 0;
+    loop {
+        let byte = *text.get(digits)?;
+        let digit = DIGITS[usize::from(byte)];
+        if digit == NO_DIGIT {
+            return (byte == end && digits > 0).then(|| (&text[..digits], number, &text[digits + 1..]));
+        }
+        number = number.and_then(|number| shifted_in(number, digit));
+        digits += 1;
+    }
 }
 
 #[cfg(any(test, feature = "oracle"))]

@@ -79,6 +79,7 @@ impl NaiveHeader {
 
     pub fn assert_same(&self, ours: &Header<'_>) {
         let latin1 = |bytes: &[u8]| bytes.iter().map(|&byte| byte as char).collect::<String>();
+        assert_eq!(ours.range, self.range());
         for (ours, oracle) in [
             (ours.start, &self.start),
             (ours.end, &self.end),
