@@ -16,9 +16,9 @@ AUXILIARY = ["checkpointer", "background writer", "walwriter", "autovacuum launc
 def assert_eventually(connection, pid, query, expected):
     """A query about a process returns what is expected for the text of its smaps.
 
-    A sleeping process keeps its private pages, but its share of common pages changes as other processes of the machine start
-    and exit. So this is repeated until the file is the same before and after the query, and the rows match it.
-    The file is read by a function of Postgres, because root without the capability to trace, as in many containers, may not.
+    A sleeping process keeps its private pages, but its share of common pages changes as other processes of the machine
+    start and exit. So this is repeated until the file is the same before and after the query, and the rows match it.
+    A function of Postgres reads the file: root without the capability to trace, as in many containers, may not.
     """
 
     def smaps():
