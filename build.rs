@@ -8,6 +8,6 @@ fn main() {
         .find_map(|line| line.strip_prefix("default_version = '")?.strip_suffix('\''))
         .expect("pg_meminfo.control has a default_version");
     let package = env!("CARGO_PKG_VERSION");
-    assert_eq!(package, format!("{version}.0"), "the version in Cargo.toml is the control file's with .0 behind it");
+    assert_eq!(package, format!("{version}.0"), "the version in Cargo.toml is the control file's followed by .0");
     println!("cargo:rustc-env=PG_MEMINFO_VERSION={version}");
 }

@@ -227,17 +227,17 @@ fn below(root: &[u8], path: &[u8]) -> Option<Vec<Vec<u8>>> {
 fn unescaped(text: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text;
-    while let Some((&first, behind)) = rest.split_first() {
-        let octal = (first == b'\\').then(|| behind.split_first_chunk::<3>()).flatten();
-        let escaped = octal.and_then(|(digits, behind)| {
+    while let Some((&first, after)) = rest.split_first() {
+        let octal = (first == b'\\').then(|| after.split_first_chunk::<3>()).flatten();
+        let escaped = octal.and_then(|(digits, after)| {
             // from_str_radix would take a sign, too.
             let digits = digits.iter().all(u8::is_ascii_digit).then_some(digits)?;
             let byte = u8::from_str_radix(str::from_utf8(digits).ok()?, 8).ok()?;
-            Some((byte, behind))
+            Some((byte, after))
         });
-        let (byte, behind) = escaped.unwrap_or((first, behind));
+        let (byte, after) = escaped.unwrap_or((first, after));
         bytes.push(byte);
-        rest = behind;
+        rest = after;
     }
     bytes
 }
