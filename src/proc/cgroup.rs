@@ -16,7 +16,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::error::Error;
-use super::fields;
+use super::fields::{self, lines};
 use super::root::{Root, read_if_visible};
 
 /// Which interface the kernel offers.
@@ -342,10 +342,6 @@ fn remainder(both: Option<Limit>, first: Option<Limit>) -> Option<Limit> {
 fn total(pressure: &[u8], kind: &[u8]) -> Option<u64> {
     let words = lines(pressure).find_map(|line| line.strip_prefix(kind))?;
     words.split(|&byte| byte == b' ').find_map(|word| fields::decimal(word.strip_prefix(b"total=")?))
-}
-
-fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
-    text.split(|&byte| byte == b'\n')
 }
 
 /// Whether a word is one of those that commas separate.

@@ -5,6 +5,10 @@
 //! and nothing looser: a number whose unit is missing was cut off, and one with another unit would be off by its factor.
 //! Below them are the kernel's other small forms: a file of a single number, and lines of a key and a number.
 
+use std::mem;
+
+use memchr::memchr_iter;
+
 /// The key that a text starts with, and what follows its colon. `None` if the first line has no key: no colon, nothing
 /// before it, or a blank before it.
 #[inline]
@@ -12,6 +16,12 @@ pub fn key(text: &[u8]) -> Option<(&[u8], &[u8])> {
     // A loop, for keys are short.
     let at = text.iter().position(|byte| matches!(byte, b':' | b' ' | b'\n'))?;
     (text[at] == b':' && at > 0).then(|| (&text[..at], &text[at + 1..]))
+}
+
+/// The lines of a text, without their newlines.
+pub fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut start = 0;
+    memchr_iter(b'\n', text).chain([text.len()]).map(move |end| &text[mem::replace(&mut start, end + 1)..end])
 }
 
 /// The number of kilobytes in a value such as `     132 kB`.
@@ -81,7 +91,7 @@ pub fn signed(text: &[u8]) -> Option<i32> {
 /// The number of a key in a text of lines `key number`, the kernel's flat keyed format: memory.stat and vmstat.
 pub fn flat_keyed(text: &[u8], key: &[u8]) -> Option<u64> {
     let value = |line: &'_ [u8]| decimal(line.strip_prefix(key)?.strip_prefix(b" ")?);
-    text.split(|&byte| byte == b'\n').find_map(value)
+    lines(text).find_map(value)
 }
 
 /// Decimal digits, all of them and nothing else. `None` if there are none, or if they exceed 64 bits.
@@ -112,6 +122,13 @@ mod tests {
         assert_eq!(key(b"Rss:   4 kB"), Some((&b"Rss"[..], &b"   4 kB"[..])));
         assert_eq!(key(b"Name:           [anon:a]"), Some((&b"Name"[..], &b"           [anon:a]"[..])));
         assert_eq!(key(b"VmFlags:"), Some((&b"VmFlags"[..], &b""[..])));
+    }
+
+    #[test]
+    fn lines_end_at_newlines() {
+        for text in [&b""[..], b"\n", b"a", b"a\n", b"\na\n\nb"] {
+            assert!(lines(text).eq(text.split(|&byte| byte == b'\n')), "{}", text.escape_ascii());
+        }
     }
 
     #[test]

@@ -63,7 +63,7 @@ impl Host {
     /// Takes from a whole meminfo file what is known. Other keys and lines are skipped.
     fn parse(meminfo: &[u8]) -> Self {
         let mut host = Host::default();
-        for line in meminfo.split(|&byte| byte == b'\n') {
+        for line in fields::lines(meminfo) {
             let Some((key, value)) = fields::key(line) else { continue };
             let bytes = || fields::kilobytes(value)?.checked_mul(1024);
             match key {

@@ -175,7 +175,7 @@ impl Process {
         // The directory is root's where the process is not dumpable; status has the user itself.
         let mut buffer = Buffer::default();
         let [status] = self.read_small([c"status"], &mut buffer)?;
-        let line = status.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(b"Uid:"));
+        let line = fields::lines(status).find_map(|line| line.strip_prefix(b"Uid:"));
         // Real, effective, saved, file system's.
         let effective = line.and_then(|line| line.split(|&byte| byte == b'\t').nth(2)).and_then(fields::decimal);
         // SAFETY: always succeeds.

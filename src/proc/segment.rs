@@ -202,7 +202,7 @@ fn resident_in(range: &Range<u64>, mut check_interrupts: impl FnMut()) -> io::Re
 
 /// The rss of a segment in the text of /proc/sysvipc/shm.
 fn residency_of_system_v(table: &[u8], id: u64) -> Residency {
-    let mut lines = table.split(|&byte| byte == b'\n').map(words);
+    let mut lines = fields::lines(table).map(words);
     let names = lines.next().unwrap_or_default();
     let column = |name: &[u8]| names.iter().position(|&found| found == name);
     let (Some(shmid), Some(rss)) = (column(b"shmid"), column(b"rss")) else { return Residency::Unknown };

@@ -69,7 +69,7 @@ impl Status {
     /// Takes from a whole status file what is known. Other keys and lines are skipped.
     pub fn parse(text: &[u8]) -> Self {
         let mut status = Status::default();
-        for line in text.split(|&byte| byte == b'\n') {
+        for line in fields::lines(text) {
             let Some((key, value)) = fields::key(line) else { continue };
             let bytes = || fields::kilobytes(value)?.checked_mul(1024);
             match key {
