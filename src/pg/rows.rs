@@ -25,7 +25,7 @@ pub struct Column {
     pub kind: Kind,
 }
 
-/// The type of a column. Each has a method of [`Rows`] of the same name, which adds a value of it to the row.
+/// The type of a column. Each has a method of [`Rows`] of the same name, which makes a value of it.
 #[allow(non_camel_case_types)] // the names are SQL's
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -53,10 +53,6 @@ impl Kind {
             Kind::bpchar => pg_sys::BPCHAROID,
             Kind::timestamptz => pg_sys::TIMESTAMPTZOID,
         }
-    }
-
-    fn is_text(self) -> bool {
-        matches!(self, Kind::text | Kind::bpchar)
     }
 }
 
@@ -90,24 +86,23 @@ macro_rules! rows {
 
             /// Adds a row.
             fn put(&mut self, $($argument: $type),*) {
-                $(self.0.$kind($value);)*
-                self.0.end_row();
+                let row = [$(self.0.$kind($value)),*];
+                self.0.put(row);
             }
         }
     };
 }
 pub(crate) use rows;
 
-/// The result of a call, and the row that is being filled. For [`rows!`] only, which adds a value of the right type for each
-/// column.
+/// The result of a call. For [`rows!`] only, which gives a row a value of the right type for each column.
 pub struct Rows {
     store: *mut pg_sys::Tuplestorestate,
     descriptor: pg_sys::TupleDesc,
-    columns: &'static [Column],
+    text_columns: Vec<usize>,
+    /// The row that is being filled.
     values: Vec<pg_sys::Datum>,
     nulls: Vec<bool>,
-    /// The row's texts, each as Postgres keeps it: its length, then its bytes. While the row is filled, the Datum of a text is
-    /// its position here, for the buffer may move.
+    /// The row's texts, each as Postgres keeps it: its length, then its bytes.
     texts: Vec<u8>,
     scratch: Vec<u8>,
 }
@@ -117,53 +112,53 @@ const SHORT: usize = 127;
 
 impl Rows {
     /// Starts the result of a call.
-    pub fn start(call: &Call, columns: &'static [Column]) -> Self {
+    pub fn start(call: &Call, columns: &[Column]) -> Self {
         // SAFETY: the record is that of the call we are in.
         unsafe { pg_sys::InitMaterializedSRF(call.fcinfo(), 0) };
         // SAFETY: InitMaterializedSRF has checked that this is a ReturnSetInfo, which outlives the call.
         let result = unsafe { &*call.result_info() };
         require_columns(result.setDesc, columns);
+        let is_text = |&at: &usize| matches!(columns[at].kind, Kind::text | Kind::bpchar);
         Rows {
             store: result.setResult,
             descriptor: result.setDesc,
-            columns,
-            values: Vec::with_capacity(columns.len()),
-            nulls: Vec::with_capacity(columns.len()),
+            text_columns: (0..columns.len()).filter(is_text).collect(),
+            values: vec![pg_sys::Datum::null(); columns.len()],
+            nulls: vec![true; columns.len()],
             texts: Vec::with_capacity(4096),
             scratch: Vec::new(),
         }
     }
 
-    fn push(&mut self, value: Option<pg_sys::Datum>) {
-        self.values.push(value.unwrap_or(pg_sys::Datum::null()));
-        self.nulls.push(value.is_none());
+    /// The value of a boolean.
+    #[inline]
+    pub fn bool(&self, value: Option<bool>) -> Option<pg_sys::Datum> {
+        value.map(pg_sys::Datum::from)
     }
 
-    /// The row's next value, a boolean.
-    pub fn bool(&mut self, value: Option<bool>) {
-        self.push(value.map(pg_sys::Datum::from));
+    /// The value of an integer. NULL too if the number does not fit.
+    #[inline]
+    pub fn int4(&self, value: Option<impl TryInto<i32>>) -> Option<pg_sys::Datum> {
+        value.and_then(|value| value.try_into().ok()).map(pg_sys::Datum::from)
     }
 
-    /// The row's next value, an integer. NULL too if the number does not fit.
-    pub fn int4(&mut self, value: Option<impl TryInto<i32>>) {
-        self.push(value.and_then(|value| value.try_into().ok()).map(pg_sys::Datum::from));
+    /// The value of a bigint. NULL too if the number does not fit.
+    #[inline]
+    pub fn int8(&self, value: Option<impl TryInto<i64>>) -> Option<pg_sys::Datum> {
+        value.and_then(|value| value.try_into().ok()).map(pg_sys::Datum::from)
     }
 
-    /// The row's next value, a bigint. NULL too if the number does not fit.
-    pub fn int8(&mut self, value: Option<impl TryInto<i64>>) {
-        self.push(value.and_then(|value| value.try_into().ok()).map(pg_sys::Datum::from));
-    }
-
-    /// The row's next value, a point in time in microseconds since the Unix epoch.
-    pub fn timestamptz(&mut self, value: Option<i64>) {
+    /// The value of a point in time in microseconds since the Unix epoch.
+    pub fn timestamptz(&self, value: Option<i64>) -> Option<pg_sys::Datum> {
         let days = i64::from(pg_sys::POSTGRES_EPOCH_JDATE - pg_sys::UNIX_EPOCH_JDATE);
-        self.int8(value.map(|value| value - days * 86_400_000_000));
+        self.int8(value.map(|value| value - days * 86_400_000_000))
     }
 
-    /// The row's next value, a text. Bytes that are not valid in the database's encoding are escaped.
-    pub fn text(&mut self, value: Option<&[u8]>) {
-        let Some(bytes) = value else { return self.push(None) };
-        let bytes = encoding::storable(bytes, &mut self.scratch);
+    /// The value of a text: until the row is complete, its position in the buffer, which may move. Bytes that are not valid in
+    /// the database's encoding are escaped.
+    #[inline]
+    pub fn text(&mut self, value: Option<&[u8]>) -> Option<pg_sys::Datum> {
+        let bytes = encoding::storable(value?, &mut self.scratch);
         error::reserve(&mut self.texts, bytes.len() + 2 * size_of::<u32>());
         let start = if bytes.len() < SHORT {
             self.texts.push(((bytes.len() as u8 + 1) << 1) | 1);
@@ -176,34 +171,40 @@ impl Rows {
             self.texts.len() - size_of::<u32>()
         };
         self.texts.extend_from_slice(bytes);
-        self.push(Some(pg_sys::Datum::from(start)));
+        Some(pg_sys::Datum::from(start))
     }
 
-    /// The row's next value, a char(n). As with [`Rows::text`], and never padded.
-    pub fn bpchar(&mut self, value: Option<&[u8]>) {
-        self.text(value);
+    /// The value of a char(n). As with [`Rows::text`], and never padded.
+    #[inline]
+    pub fn bpchar(&mut self, value: Option<&[u8]>) -> Option<pg_sys::Datum> {
+        self.text(value)
     }
 
-    /// Ends the row.
-    pub fn end_row(&mut self) {
-        assert_eq!(self.values.len(), self.columns.len(), "a value for each column");
+    /// Adds a row: a value for each column, or nothing for NULL.
+    #[inline]
+    pub fn put<const N: usize>(&mut self, row: [Option<pg_sys::Datum>; N]) {
+        let (values, nulls) = (&mut self.values[..N], &mut self.nulls[..N]);
+        for (at, value) in row.into_iter().enumerate() {
+            values[at] = value.unwrap_or(pg_sys::Datum::null());
+            nulls[at] = value.is_none();
+        }
         let texts = self.texts.as_ptr();
         // As the allocator aligns everything of this size.
         assert!(texts.addr().is_multiple_of(align_of::<u32>()));
-        for (value, column) in self.values.iter_mut().zip(self.columns) {
-            // A NULL becomes the address of the buffer, which nobody looks at.
-            if column.kind.is_text() {
-                *value = pg_sys::Datum::from(texts.wrapping_add(value.value()));
-            }
+        for &at in &self.text_columns {
+            // A NULL becomes the address of the buffer, at which nobody looks.
+            values[at] = pg_sys::Datum::from(texts.wrapping_add(values[at].value()));
         }
+        self.store();
+        self.texts.clear();
+    }
+
+    fn store(&mut self) {
         let (values, nulls) = (self.values.as_mut_ptr(), self.nulls.as_mut_ptr());
         // SAFETY: store and descriptor are this call's. There is a value and a flag for each of the descriptor's columns, as
         // compared in start(), and of its type, as rows! sees to. The texts stay where they are until after the call, which
         // copies them.
         unsafe { pg_sys::tuplestore_putvalues(self.store, self.descriptor, values, nulls) };
-        self.values.clear();
-        self.nulls.clear();
-        self.texts.clear();
     }
 }
 
