@@ -64,8 +64,8 @@ endif
 CARGO ?= cargo
 # pgrx-pg-sys asks for a newer compiler than it needs.
 CARGO_FLAGS = --locked --ignore-rust-version --release --lib --features pg$(PG_MAJOR) --target-dir $(TARGET)
-# The bindings depend on the server's headers: a directory for each installation.
-TARGET := target/pg$(PG_MAJOR)-$(firstword $(shell $(PG_CONFIG) --version --configure --includedir-server | cksum))
+# The bindings depend on the server's headers, so each installation has its own directory.
+TARGET := $(or $(CARGO_TARGET_DIR),target)/pg$(PG_MAJOR)-$(firstword $(shell $(PG_CONFIG) --version --configure --includedir-server | cksum))
 LIBRARY = $(TARGET)/release/libpg_meminfo.so
 export PGRX_PG_CONFIG_PATH = $(shell command -v $(PG_CONFIG))
 
