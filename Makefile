@@ -1,7 +1,7 @@
-# pg_meminfo: the usual PGXS targets (all, install, installcheck, clean), and a few of our own (make help).
+# pg_meminfo: the usual PGXS targets (all, install, installcheck, clean), and a few of our own (see make help).
 
-# Our own targets must run before there is a pg_config, and PGXS would replace a target named check. So each run of make
-# is either theirs or ours.
+# Our own targets must work without a pg_config, and PGXS would replace a target named check. So a run of make includes
+# PGXS only if no goal is one of ours.
 OURS = help demo check check-all check-long check-deb bench lint fuzz deb
 ifneq ($(filter $(OURS),$(MAKECMDGOALS)),)
 
@@ -11,17 +11,17 @@ help:
 	@sed -n 's/^## //p' Makefile
 ## make                build the extension for the server of PG_CONFIG=/path/to/pg_config
 ## make install        install it into that server
-## make installcheck   run the regression tests on a running server
+## make installcheck   run the regression tests on a server that is running
 ## make clean          remove what was built
-## make demo           on a throw-away cluster, show what the extension is for
-## make check          run all tests on throw-away clusters
-## make check-all      the same on each major, or on those in MAJORS="15 16"; as root, for Debian trees are made for some
-## make check-long     what takes long: ten thousand calls, minutes of churn, assertions, valgrind, the address sanitizer
-## make deb            make a Debian package for the server of PG_CONFIG
-## make check-deb      the same, and try it in a clean tree of Debian; as root
-## make bench          measure what we add to the kernel's work, with SESSIONS=200 and ROUNDS=7
-## make fuzz           compare each parser with its oracle on generated input, for SECONDS=30 each
-## make lint           rustfmt, clippy, and META.json
+## make demo           show on a throw-away cluster what the extension is for
+## make check          run all tests except the long ones on throw-away clusters
+## make check-all      run the tests on each supported major version, or on those in MAJORS="15 16"; some need root
+## make check-long     run the tests that take minutes: repeated calls, assertions, valgrind, the address sanitizer
+## make deb            build a Debian package for the server of PG_CONFIG
+## make check-deb      build it, and test it in a clean tree of Debian; needs root
+## make bench          measure the cost compared with bare reads of the same files, with SESSIONS=200 and ROUNDS=7
+## make fuzz           feed generated input to each parser, for SECONDS=30 each
+## make lint           check formatting, lints, and the licences of dependencies
 demo check check-long check-deb deb lint:
 	@scripts/$@
 check-all:
@@ -31,7 +31,7 @@ bench:
 fuzz:
 	@scripts/fuzz $(SECONDS)
 
-# The others among the goals are PGXS's.
+# Goals that belong to PGXS run in a make of their own.
 $(filter-out $(OURS),$(MAKECMDGOALS)):
 	@$(MAKE) $@
 
@@ -45,7 +45,7 @@ REGRESS = contract access processes queries schema invariants summary settings h
 REGRESS_OPTS = --inputdir=regress
 EXTRA_CLEAN = target
 
-# Debian's server is built with LLVM, and PGXS then wants bitcode, which only clang makes.
+# Debian's server is built with LLVM, for which PGXS would build bitcode with clang. Rust code has no use for that.
 override with_llvm = no
 
 PG_CONFIG ?= pg_config
@@ -62,7 +62,7 @@ $(error pg_meminfo supports PostgreSQL $(SUPPORTED_MAJORS), and "$(PG_CONFIG)" b
 endif
 
 CARGO ?= cargo
-# pgrx-pg-sys asks for a newer compiler than it needs.
+# pgrx-pg-sys declares a newer compiler than it needs.
 CARGO_FLAGS = --locked --ignore-rust-version --release --lib --features pg$(PG_MAJOR) --target-dir $(TARGET)
 # The bindings depend on the server's headers, so each installation has its own directory.
 TARGET := $(or $(CARGO_TARGET_DIR),target)/pg$(PG_MAJOR)-$(firstword $(shell $(PG_CONFIG) --version --configure --includedir-server | cksum))
@@ -73,7 +73,7 @@ $(LIBRARY): Cargo.toml Cargo.lock build.rs pg_meminfo.control $(shell find src -
 	$(CARGO) rustc $(CARGO_FLAGS) -- $(RUSTC_FLAGS)
 	touch $@
 
-# Compared, not dated: the one that was built last may be another major's.
+# Compare the contents: the file may be newer than the library, but of another major version.
 pg_meminfo$(DLSUFFIX): $(LIBRARY) FORCE
 	cmp -s $< $@ || cp $< $@
 

@@ -1,4 +1,4 @@
-"""What the build says of itself and of servers that it does not support."""
+"""The versions that the build and the packages state, and what the build says about servers that it does not support."""
 
 import json
 import pathlib
@@ -32,6 +32,21 @@ def test_pgxn_has_the_same_version():
     assert (ROOT / provided["file"]).exists() and provided["file"] == f"pg_meminfo--{VERSION}.sql"
 
 
+def test_debian_has_the_same_version():
+    newest = (ROOT / "debian/changelog").read_text().splitlines()[0]
+    assert newest.startswith(f"pg-meminfo ({VERSION}.0-")
+
+
+def test_debian_packages_the_supported_majors():
+    """debian/control is what pg_buildext makes of debian/control.in."""
+    [supported] = re.findall(r"^SUPPORTED_MAJORS = (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    packaged = re.findall(r"^[0-9]+$", (ROOT / "debian/pgversions").read_text(), re.MULTILINE)
+    assert packaged == supported.split()
+    source, package = (ROOT / "debian/control.in").read_text().strip().split("\n\n")
+    packages = [package.replace("PGVERSION", major) for major in packaged]
+    assert (ROOT / "debian/control").read_text() == "\n\n".join([source, *packages]) + "\n"
+
+
 @pytest.mark.parametrize(("major", "version"), [("14", "14.23"), ("9.6", "9.6.24"), ("20", "20devel")])
 def test_unsupported_major_is_refused_in_a_sentence(tmp_path, major, version):
     pgxs = tmp_path / "pgxs.mk"
@@ -51,8 +66,8 @@ def test_no_pg_config_is_said_in_a_sentence(tmp_path):
     assert "no PGXS found" in result.stderr
 
 
-def test_a_container_is_given_all_that_is_built_from(tmp_path):
-    """What .dockerignore lets through is a whole crate. Without a server's headers, its /proc side."""
+def test_a_container_build_gets_every_file_it_needs(tmp_path):
+    """The files that .dockerignore lets through build. Only the part that links no Postgres is built, which needs no headers."""
     ignored, *let_through = (ROOT / ".dockerignore").read_text().split()
     assert ignored == "*"
     for pattern in let_through:
