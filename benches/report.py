@@ -7,8 +7,8 @@ import sys
 import matplotlib
 
 matplotlib.use("svg")
-import matplotlib.pyplot as plt  # noqa: E402
-from matplotlib.lines import Line2D  # noqa: E402
+import matplotlib.pyplot as plt
+from matplotlib.lines import Line2D
 
 # The target for each function, a ratio to the bare read: with shared buffers untouched, and with 1 GB of them touched
 # by each session.

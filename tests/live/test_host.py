@@ -129,7 +129,7 @@ def test_a_cluster_near_its_limit_and_beyond():
 
 def test_in_a_namespace_of_its_own():
     """As in a container: its own cgroup is the root, and those above it are not visible."""
-    with limited(256) as (directory, within):
+    with limited(256) as (_, within):
         version, _ = memory_cgroup("self")
         mount = {1: "mount -t cgroup -o memory", 2: "mount -t cgroup2"}[version]
         mounts = f"mount -t tmpfs tmpfs /sys/fs/cgroup && mkdir /sys/fs/cgroup/own && {mount} cgroup /sys/fs/cgroup/own"

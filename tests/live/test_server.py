@@ -1,7 +1,6 @@
 """Limits of the server's resources, a standby, and parallel query."""
 
 import errno
-import subprocess
 
 import psycopg
 import pytest

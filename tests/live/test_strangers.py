@@ -80,7 +80,7 @@ def test_a_postmaster_that_is_pid_1_and_has_inherited_strangers(cluster):
         strangers = [int(pid) for pid in found()]
         for stranger in strangers:
             parent = [*enter, "sed", "-n", "s/^PPid:.//p", f"/proc/{stranger}/status"]
-            wait_until(lambda: subprocess.run(parent, capture_output=True, text=True, check=True).stdout == "1\n")  # noqa: B023
+            wait_until(lambda: subprocess.run(parent, capture_output=True, text=True, check=True).stdout == "1\n")
             assert rows_of(connection, stranger) == 0
         rows, notices = with_notices(connection, "SELECT pid FROM pg_meminfo")
         assert not set(strangers) & {pid for (pid,) in rows}
