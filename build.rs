@@ -1,4 +1,4 @@
-//! Takes the version from the control file, where it stands once.
+//! Passes the extension's version from the control file to the code. Only the control file states it.
 
 fn main() {
     println!("cargo:rerun-if-changed=pg_meminfo.control");

@@ -1,15 +1,17 @@
-//! pg_meminfo answers, in SQL, how much memory a Postgres cluster really uses, which sessions hold it, and why.
+//! pg_meminfo answers, in SQL, how much memory a Postgres cluster really uses, which sessions use it, and why.
 //!
-//! Two sides, and what stands on them:
+//! The modules, from bottom to top:
 //!
-//! - [`proc`] reads what the kernel prints under `/proc`. It links no Postgres, and builds and is tested without it.
-//! - `pg` is Postgres's C ABI: entry points, rows, privileges, backends, errors. It knows no `/proc`.
-//! - `cluster` joins them: the processes of this cluster, and what they hold. It returns results and errors.
-//! - `sql` makes rows, WARNINGs and ERRORs of them: one file for each family of SQL functions.
-//! - `init` is what happens when a server loads the library.
+//! - [`proc`] reads what the kernel prints under `/proc`. It does not link Postgres, and is built and tested without
+//!   it.
+//! - `pg` is the interface to Postgres's C ABI: entry points, rows, privileges, backends, errors. It does not know
+//!   `/proc`.
+//! - `cluster` combines the two: the processes of this cluster and their memory. It returns results and errors.
+//! - `sql` turns them into rows, WARNINGs and ERRORs: one file for each group of SQL functions.
+//! - `init` runs when a server loads the library.
 //!
-//! Dependencies run down only: from `init` and `sql` to `cluster`, and from there to `proc` and `pg`, which do not know each
-//! other. Without one of the features `pg15` to `pg19` the crate is the first side alone.
+//! A module depends only on those listed before it, and `proc` and `pg` do not depend on each other. Without any of the
+//! features `pg15` to `pg19`, the crate consists of `proc` alone.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("pg_meminfo reads Linux's /proc and runs nowhere else");

@@ -1,5 +1,4 @@
-//! Everything that is derived from maps agrees with its oracles on any input: lines, categories, page tables and
-//! segments.
+//! Everything derived from maps agrees with its oracle on any input: lines, categories, page tables and segments.
 #![no_main]
 
 use pg_meminfo::proc::{category, maps, page_tables, segment};

@@ -1,11 +1,11 @@
-//! The processes of this cluster, and what they hold: what `pg` knows of them, and what `proc` reads of them.
+//! The processes of this cluster and their memory: combines what `pg` knows of them with what `proc` reads.
 //!
-//! Nothing here raises, warns or prints: the SQL functions and a background worker both stand on it. A function returns
-//! what it found, and an [`Error`] only where nothing is known. A process that is gone is left out. One that the kernel does
-//! not let us read is counted, in one place: [`Cluster::read_each`].
+//! Nothing here raises, warns or prints, so that both SQL functions and a background worker can use it. A function
+//! returns what it found, and an [`Error`] only if it can return nothing. A process that has exited is left out. A
+//! process that the kernel does not let us read is counted, and only [`Cluster::read_each`] counts.
 //!
-//! As in [`crate::proc`], `check_interrupts` is called at short intervals and may unwind; so may a function of Postgres's that
-//! fails.
+//! As in [`crate::proc`], `check_interrupts` is called at short intervals and may unwind. A Postgres function that
+//! fails unwinds too.
 
 use std::collections::BTreeMap;
 use std::ffi::CStr;
@@ -37,29 +37,29 @@ pub struct Cluster {
     threads: usize,
 }
 
-/// The whole of a process's file.
+/// The whole content of one of a process's files.
 #[derive(Debug, Default)]
 pub struct Text {
-    /// The file.
+    /// The path of the file.
     pub path: PathBuf,
     buffer: Buffer,
 }
 
 impl Text {
-    /// All of it.
+    /// The content.
     pub fn bytes(&self) -> &[u8] {
         self.buffer.text()
     }
 }
 
 impl Cluster {
-    /// That of this server, whose processes up to so many threads read at the same time.
+    /// The cluster of this server. Up to `threads` threads read its processes at the same time.
     pub fn of_this_server(threads: usize) -> Result<Self, Error> {
         let root = Root::default();
         let tree = ProcessTree::of(root.clone(), backends::postmaster_pid())?;
         let program = fs::read_link(root.path("/proc/self/exe")).unwrap_or_default().into_os_string().into_vec();
         let classifier = Classifier {
-            // After an upgrade the program that still runs is a deleted file.
+            // After an upgrade, the executable that is still running has been deleted.
             program: program.strip_suffix(b" (deleted)").unwrap_or(&program).to_vec(),
             in_main_segment: main_segment::an_address(),
             system_v_key: main_segment::system_v_key(),
@@ -67,17 +67,17 @@ impl Cluster {
         Ok(Cluster { root, tree, classifier, threads })
     }
 
-    /// What tells the mappings of its processes apart.
+    /// The classifier of its processes' mappings.
     pub fn classifier(&self) -> &Classifier {
         &self.classifier
     }
 
-    /// Whether the kernel tells which pages are private.
+    /// Whether the kernel says which pages are private.
     pub fn tells_private(&self) -> bool {
         pagemap::tells_private(&self.root)
     }
 
-    /// Reads the whole of a file of each process, and passes it to `visit`. Returns the number of processes that were denied.
+    /// Reads a whole file of each process and passes it to `visit`. Returns the number of processes that were denied.
     pub fn read_file_of_each(
         &self,
         pids: &[Pid],
@@ -95,8 +95,8 @@ impl Cluster {
         })
     }
 
-    /// What a process has in its address space; nothing if it is not one of the cluster's, has exited, or is denied. Returns the
-    /// number of processes that were denied, too.
+    /// The address space of a process. `None` if it is not a process of the cluster, has exited, or is denied. Also
+    /// returns the number of processes that were denied.
     pub fn address_space(
         &self,
         pid: Pid,
@@ -114,9 +114,9 @@ impl Cluster {
         Ok((found, denied))
     }
 
-    /// Reads each process by `read`, with up to so many threads, and passes what it has read to `visit`: nothing for a process
-    /// that is denied. Leaves out those that are not the cluster's, and those that have exited by the end. Returns the number
-    /// of processes that were denied.
+    /// Reads each process by `read`, with up to `threads` threads, and passes the result to `visit`, or `None` if the
+    /// process is denied. Leaves out pids that are not processes of the cluster, and processes that exit before they
+    /// have been read. Returns the number of processes that were denied.
     fn read_each<R: Default + Send>(
         &self,
         pids: &[Pid],
@@ -143,8 +143,8 @@ impl Cluster {
         Ok(denied)
     }
 
-    /// The pids of all that may be processes of the cluster: those in pg_stat_activity, and the other children of the
-    /// postmaster.
+    /// The pids of all processes that may belong to the cluster: those in pg_stat_activity, and the other children of
+    /// the postmaster.
     fn candidates(&self, check_interrupts: impl FnMut()) -> Result<BTreeMap<Pid, Option<Backend>>, Error> {
         let children = self.tree.pids(&mut Buffer::default(), check_interrupts)?.into_iter().map(|pid| (pid, None));
         Ok(children.chain(backends::all().into_iter().map(|backend| (backend.pid, Some(backend)))).collect())

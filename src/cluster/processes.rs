@@ -1,4 +1,4 @@
-//! The kernel's counters of each process, and what kind of process it is.
+//! The kernel's memory counters of each process, and its backend type.
 
 use crate::pg::backends;
 use crate::proc::buffer::Buffer;
@@ -8,15 +8,15 @@ use crate::proc::status::Counters;
 
 use super::Cluster;
 
-/// A process, and what its counters say.
+/// A process and its counters.
 pub struct CountedProcess {
     /// Its pid.
     pub pid: Pid,
-    /// Its type, as pg_stat_activity has it, or `postmaster`, `logger` or `starting` for those that are not there.
+    /// Its type as in pg_stat_activity. A process that is not there is `postmaster`, `logger` or `starting`.
     pub backend_type: Vec<u8>,
-    /// When it was started, in microseconds since the epoch. `None` if it is hidden.
+    /// When it was started, in microseconds since the epoch. `None` if the kernel hides the process.
     pub start_time: Option<i64>,
-    /// Its counters. All `None` if they are denied.
+    /// Its counters. All are `None` if the process is denied.
     pub counters: Counters,
 }
 
@@ -29,7 +29,7 @@ struct Reading {
 }
 
 impl Cluster {
-    /// Passes each process of the cluster to `visit`, also those that are denied.
+    /// Passes each process of the cluster to `visit`, including those that are denied.
     pub fn count_each(
         &self,
         mut check_interrupts: impl FnMut(),
@@ -52,7 +52,7 @@ impl Cluster {
                 && process.title(&mut reading.buffer).is_ok_and(|title| title == logger);
             Ok(())
         };
-        // A thread would cost more than it reads.
+        // Starting a thread would cost more than reading the counters.
         let threads = 1;
         self.read_each(&pids, threads, check_interrupts, read, |pid, reading: Option<&mut Reading>| {
             let backend_type = match &candidates[&pid] {

@@ -1,4 +1,4 @@
-//! The cluster's segments of shared memory, each once.
+//! The cluster's shared memory segments, each of them once.
 
 use std::collections::HashMap;
 
@@ -10,14 +10,14 @@ use crate::proc::segment::{self, Attachment, Residency, Segment};
 
 use super::Cluster;
 
-/// A segment, and what only the whole of the cluster tells of it.
+/// A segment, with its resident size and the processes that share it.
 pub struct MeasuredSegment {
     /// The segment.
     pub segment: Segment,
-    /// The resident part, in bytes. `None` if the kernel does not tell.
+    /// The resident part, in bytes. `None` if the kernel does not say.
     pub resident: Option<u64>,
-    /// The pid of the only attached process, or of the leader if all attached are one parallel group. `None` for the main
-    /// segment.
+    /// The pid of the only attached process, or of the leader if all attached processes are one parallel group. Always
+    /// `None` for the main segment.
     pub leader: Option<Pid>,
 }
 
@@ -28,7 +28,7 @@ struct Reading {
 }
 
 impl Cluster {
-    /// The segments to which the cluster's processes are attached. Returns the number of processes that were denied, too.
+    /// The segments to which the cluster's processes are attached, and the number of processes that were denied.
     pub fn segments(&self, mut check_interrupts: impl FnMut()) -> Result<(Vec<MeasuredSegment>, usize), Error> {
         let pids: Vec<_> = self.candidates(&mut check_interrupts)?.into_keys().collect();
         let mut segments = Vec::new();
@@ -42,7 +42,7 @@ impl Cluster {
         let denied = self.read_each(&pids, self.threads, &mut check_interrupts, read, |pid, reading| {
             let reading: Option<&mut Reading> = reading;
             if let Some(reading) = reading {
-                // Now, before the process can have gone.
+                // Look up the leader now, because the process may exit at any time.
                 leaders.insert(pid, backends::leader(pid).unwrap_or(pid));
                 segment::attach(&mut segments, pid, reading.attachments.drain(..));
             }
@@ -63,7 +63,7 @@ impl Cluster {
     }
 }
 
-/// The leader that all attached processes share, if they do.
+/// The leader that all attached processes have in common, if there is one.
 fn common_leader(segment: &Segment, leaders: &HashMap<Pid, Pid>) -> Option<Pid> {
     let mut leaders = segment.pids.iter().map(|pid| leaders[pid]);
     let first = leaders.next()?;

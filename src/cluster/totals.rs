@@ -1,4 +1,4 @@
-//! The whole cluster in one sum that adds up. One visit of each process gives its part of everything.
+//! The memory of the whole cluster, as sums over its processes. Each process is read only once.
 
 use crate::proc::address_space::{AddressSpace, Scratch};
 use crate::proc::buffer::Buffer;
@@ -10,21 +10,21 @@ use crate::proc::status::Status;
 
 use super::Cluster;
 
-/// What the cluster holds, in bytes. `None` where that is unknown of a part.
+/// The memory of the cluster, in bytes. A sum is `None` if one of its parts is unknown.
 pub struct Totals {
     /// The number of processes.
     pub processes: usize,
-    /// The number of those whose private memory is unknown.
+    /// The number of processes whose private memory is unknown.
     pub unreadable: usize,
-    /// The number of those that the kernel does not let us read.
+    /// The number of processes that the kernel does not let us read.
     pub denied: usize,
     /// Private memory.
     pub private: Option<u64>,
     /// The size of the main segment.
     pub main_size: Option<u64>,
-    /// Its resident part.
+    /// The resident part of the main segment.
     pub main_resident: Option<u64>,
-    /// Whether it is on huge pages.
+    /// Whether the main segment is on huge pages.
     pub main_is_huge: Option<bool>,
     /// The resident part of the dynamic segments.
     pub dynamic_resident: Option<u64>,
@@ -37,7 +37,7 @@ pub struct Totals {
 }
 
 impl Totals {
-    /// All that is in RAM.
+    /// The resident memory of the cluster, including page tables.
     pub fn total(&self) -> Option<u64> {
         [self.private, self.main_resident, self.dynamic_resident, self.page_tables].into_iter().sum()
     }
@@ -53,22 +53,22 @@ struct Reading {
 }
 
 impl Cluster {
-    /// What the cluster holds.
+    /// Adds up the memory of the cluster.
     pub fn totals(&self, mut check_interrupts: impl FnMut()) -> Result<Totals, Error> {
         let tells_private = self.tells_private();
         let pids: Vec<_> = self.candidates(&mut check_interrupts)?.into_keys().collect();
         let mut segments = Vec::new();
         let (mut processes, mut unreadable, mut without_maps) = (0, 0, 0);
         let [mut private, mut page_tables, mut swap] = [Some(0); 3];
-        // Of each process its page tables, and the bound on those for all but the main segment.
+        // For each process, the size of its page tables and the upper bound on that size without the main segment.
         let mut tables = Vec::new();
 
         let read = |process: &Process, reading: &mut Reading, check_interrupts: &mut dyn FnMut()| {
-            // Before maps, which must not be older.
+            // Read status before maps: saved_by_huge_pages() needs maps that are not older than the counters.
             reading.status = Status::read(process, &mut reading.buffer)?;
             reading.space = match AddressSpace::read(process, &self.classifier, &mut reading.scratch, check_interrupts)
             {
-                // Some files are open to everybody.
+                // The kernel lets every user read status, but not maps.
                 Err(Error::Denied) => None,
                 space => Some(space?),
             };
@@ -92,7 +92,7 @@ impl Cluster {
         })?;
 
         let (mut main, mut main_resident) = (None, None);
-        // What no readable process is attached to is not among the segments.
+        // A denied process may be the only one attached to a segment, so without its maps the sum is unknown.
         let mut dynamic_resident = (without_maps == 0).then_some(0);
         for segment in &segments {
             let residency = segment.residency(&self.root, &mut check_interrupts)?;
@@ -122,7 +122,8 @@ impl Cluster {
         Ok(Totals {
             processes,
             unreadable,
-            // A kernel that does not tell what is private denies nothing.
+            // If the kernel does not say which pages are private, that is unknown for every process, although none was
+            // denied.
             denied: if tells_private { unreadable } else { without_maps },
             private,
             main_size: main.map(|main| main.size),
@@ -136,7 +137,7 @@ impl Cluster {
     }
 }
 
-/// Adds a number to a sum, which is unknown as soon as one of its numbers is.
+/// Adds a number to a sum. The sum is unknown as soon as one of its numbers is.
 fn add(sum: &mut Option<u64>, number: Option<u64>) {
     *sum = sum.zip(number).and_then(|(sum, number)| sum.checked_add(number));
 }

@@ -1,16 +1,16 @@
-//! The role gate. Where a process's memory lies, and which files it maps, is nobody else's business.
+//! The privilege check. The addresses of a process's memory and the files that it maps are not for every user to see.
 
 use pg_sys::errcodes::PgSqlErrorCode;
 use pgrx_pg_sys as pg_sys;
 
 use super::error;
 
-/// Refuses everybody but superusers and members of pg_read_all_stats.
+/// Raises an ERROR unless the current user is a superuser or a member of pg_read_all_stats.
 pub fn require_read_all_stats() {
     // SAFETY: a transaction is open, as in every call of an SQL function.
     let user = unsafe { pg_sys::GetUserId() };
     let role = pg_sys::Oid::from(pg_sys::ROLE_PG_READ_ALL_STATS);
-    // SAFETY: as above; both are identifiers of roles. True for a superuser.
+    // SAFETY: as above; both are OIDs of roles. The result is true for a superuser.
     if !unsafe { pg_sys::has_privs_of_role(user, role) } {
         error::raise(
             PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,

@@ -1,4 +1,4 @@
-//! Which processes Postgres knows.
+//! The processes that Postgres knows.
 
 use core::ffi::{CStr, c_char};
 use core::ptr;
@@ -7,7 +7,7 @@ use pgrx_pg_sys as pg_sys;
 
 use super::compat::local_beentry;
 
-/// The pid of the postmaster. In single-user mode, which has none, our own.
+/// The pid of the postmaster. In single-user mode there is none, and this is our own pid.
 pub fn postmaster_pid() -> i32 {
     // SAFETY: a plain variable, set before any function can run.
     let postmaster = unsafe { pg_sys::PostmasterPid };
@@ -23,7 +23,8 @@ pub struct Backend {
     kind: pg_sys::BackendType::Type,
 }
 
-/// The processes in pg_stat_activity, in its order. Like the view, frozen at its first use in a transaction.
+/// The processes in pg_stat_activity, in its order. As in the view, they do not change within a transaction after the
+/// first use.
 pub fn all() -> Vec<Backend> {
     // SAFETY: a transaction is open, as in every call of an SQL function.
     let count = unsafe { pg_sys::pgstat_fetch_stat_numbackends() };
@@ -38,17 +39,18 @@ pub fn all() -> Vec<Backend> {
 }
 
 impl Backend {
-    /// What pg_stat_activity calls its type. Where that is NULL, for a background worker that has just ended, the general
-    /// name.
+    /// The type that pg_stat_activity shows. For a background worker that has just ended the view shows NULL, and this
+    /// is the generic name.
     pub fn type_name(&self) -> Vec<u8> {
         let name = if self.kind == pg_sys::BackendType::B_BG_WORKER {
-            // SAFETY: takes and releases its own lock. Null, or a text in a buffer that the next call fills anew.
+            // SAFETY: acquires and releases its own lock. Returns null, or a text in a buffer that is valid until the
+            // next call.
             unsafe { pg_sys::GetBackgroundWorkerTypeByPid(self.pid) }
         } else {
             ptr::null()
         };
         if name.is_null() {
-            // SAFETY: the type is that of a process. A constant text.
+            // SAFETY: the type is that of a process. Returns a constant text.
             copy(unsafe { pg_sys::GetBackendTypeDesc(self.kind) })
         } else {
             copy(name)
@@ -56,28 +58,28 @@ impl Backend {
     }
 }
 
-/// The pid of the leader, if a process is a parallel worker: leader_pid of pg_stat_activity, at this moment.
+/// The pid of the leader if the process is a parallel worker: leader_pid of pg_stat_activity, but at this moment.
 pub fn leader(pid: i32) -> Option<i32> {
-    // SAFETY: takes and releases its own lock.
+    // SAFETY: acquires and releases its own lock.
     let process = unsafe { pg_sys::BackendPidGetProc(pid) };
     if process.is_null() {
         return None;
     }
-    // SAFETY: an entry of an array in shared memory, which is always there.
+    // SAFETY: the entry is in an array in shared memory that is never freed.
     let leader = unsafe { &raw const (*process).lockGroupLeader };
-    // SAFETY: as above. Other processes write it, hence volatile.
+    // SAFETY: as above. The read is volatile because other processes write the field.
     let leader = unsafe { leader.read_volatile() };
     if leader.is_null() {
         return None;
     }
     // SAFETY: as above.
     let leader = unsafe { &raw const (*leader).pid };
-    // SAFETY: as above. It may be another process's by now, as it may be in pg_stat_activity.
+    // SAFETY: as above. By now the entry may belong to another process; pg_stat_activity has the same race.
     let leader = unsafe { leader.read_volatile() };
     (leader != pid && leader != 0).then_some(leader)
 }
 
-/// The title of this cluster's logger. Majors differ in the last word.
+/// The title of this cluster's logger. The last word depends on the major version.
 pub fn logger_title() -> Vec<u8> {
     // SAFETY: reads a setting that is fixed at server start.
     let cluster_name = unsafe { pg_sys::cluster_name };
@@ -95,6 +97,6 @@ pub fn logger_title() -> Vec<u8> {
 }
 
 fn copy(text: *const c_char) -> Vec<u8> {
-    // SAFETY: for texts of Postgres's, which end with a NUL.
+    // SAFETY: callers pass only texts of Postgres, which end with a NUL.
     unsafe { CStr::from_ptr(text) }.to_bytes().to_vec()
 }

@@ -1,4 +1,4 @@
-//! All that differs between the majors of Postgres.
+//! Everything that differs between major versions of Postgres.
 
 use core::ffi::c_char;
 
@@ -22,7 +22,7 @@ const ABI_EXTRA: [c_char; 32] = {
     padded
 };
 
-/// What the server compares with its own before it accepts the library.
+/// The values that the server compares with its own before it accepts the library.
 #[cfg(any(feature = "pg15", feature = "pg16", feature = "pg17"))]
 pub const MAGIC: pg_sys::Pg_magic_struct = pg_sys::Pg_magic_struct {
     len: size_of::<pg_sys::Pg_magic_struct>() as i32,
@@ -34,8 +34,8 @@ pub const MAGIC: pg_sys::Pg_magic_struct = pg_sys::Pg_magic_struct {
     abi_extra: ABI_EXTRA,
 };
 
-/// What the server compares with its own before it accepts the library. From 18 on it also says who we are, for
-/// pg_get_loaded_modules().
+/// The values that the server compares with its own before it accepts the library. Since version 18 they also include
+/// our name and version, for pg_get_loaded_modules().
 #[cfg(not(any(feature = "pg15", feature = "pg16", feature = "pg17")))]
 pub const MAGIC: pg_sys::Pg_magic_struct = pg_sys::Pg_magic_struct {
     len: size_of::<pg_sys::Pg_magic_struct>() as i32,

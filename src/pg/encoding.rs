@@ -1,11 +1,11 @@
-//! Bytes from outside, made storable as text.
+//! Makes bytes from outside the database storable as text.
 
 use pgrx_pg_sys as pg_sys;
 
 use super::error;
 
-/// `bytes` if they are valid in the database's encoding. Otherwise a copy in `scratch`, in which each byte that is not part
-/// of a valid character stands as `\xNN`.
+/// Returns `bytes` if they are valid in the database's encoding, otherwise a copy in `scratch` in which each byte that
+/// is not part of a valid character is replaced by `\xNN`.
 pub fn storable<'a>(bytes: &'a [u8], scratch: &'a mut Vec<u8>) -> &'a [u8] {
     if is_plain(bytes) {
         return bytes;
@@ -22,11 +22,12 @@ pub fn storable<'a>(bytes: &'a [u8], scratch: &'a mut Vec<u8>) -> &'a [u8] {
     }
 }
 
-/// Whether the bytes are ASCII, which every server encoding contains, without a zero byte, which is valid in none. Eight bytes
-/// at a time, and those at the end twice if need be.
+/// Whether the bytes are ASCII without a zero byte. Every server encoding contains ASCII, and none allows a zero byte.
+/// Looks at eight bytes at a time; the last eight may overlap with those before.
 fn is_plain(bytes: &[u8]) -> bool {
     const EACH: u64 = 0x0101_0101_0101_0101;
-    // Neither the byte nor, from one less, its borrow may have the highest bit.
+    // A byte is refused if its highest bit is set, or if subtracting one sets it by a borrow, as it does for a zero
+    // byte.
     let are_plain = |word: u64| (word | word.wrapping_sub(EACH)) & (EACH << 7) == 0;
     let (words, _) = bytes.as_chunks();
     match bytes.last_chunk() {
@@ -35,7 +36,7 @@ fn is_plain(bytes: &[u8]) -> bool {
     }
 }
 
-/// How many bytes at the beginning are whole, valid characters.
+/// The number of bytes at the beginning that are complete, valid characters.
 fn valid_prefix(bytes: &[u8]) -> usize {
     let length = i32::try_from(bytes.len()).expect("a line of /proc is shorter than 2 GiB");
     // SAFETY: reads a plain variable.

@@ -1,4 +1,4 @@
-//! Messages to the user, and the one map from failures to SQLSTATEs.
+//! Messages to the user. Only this file maps failures to SQLSTATEs.
 
 use std::borrow::Cow;
 use std::io;
@@ -11,7 +11,7 @@ use pg_sys::errcodes::PgSqlErrorCode;
 use pg_sys::panic::ErrorReport;
 use pgrx_pg_sys as pg_sys;
 
-/// Raises an ERROR. It unwinds to the entry guard, which hands it to Postgres.
+/// Raises an ERROR. It unwinds to the entry guard, which passes it to Postgres.
 #[track_caller]
 pub fn raise(code: PgSqlErrorCode, message: impl Into<Cow<'static, str>>, detail: Option<String>) -> ! {
     let mut report = ErrorReport::new(code, message, "pg_meminfo");
@@ -26,7 +26,7 @@ pub fn raise(code: PgSqlErrorCode, message: impl Into<Cow<'static, str>>, detail
 #[track_caller]
 pub fn raise_file_access(path: &Path, source: &io::Error) -> ! {
     let path = storable(path);
-    // The system's own texts are in the language and the encoding of lc_messages, which need not be the database's.
+    // Not strerror(): its texts are in the language and encoding of lc_messages, which may differ from the database's.
     let (code, reason) = match source.raw_os_error() {
         Some(libc::EACCES) => (PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, "Permission denied".to_string()),
         Some(libc::ENOENT) => (PgSqlErrorCode::ERRCODE_UNDEFINED_FILE, "No such file or directory".to_string()),
@@ -46,21 +46,21 @@ pub fn raise_file_access(path: &Path, source: &io::Error) -> ! {
     raise(code, format!("could not read file \"{path}\": {reason}"), None)
 }
 
-/// Raises the ERROR for a file that could be read, and made no sense.
+/// Raises the ERROR for a file whose content could not be parsed.
 #[track_caller]
 pub fn raise_malformed(path: &Path, detail: &impl ToString) -> ! {
     let message = format!("could not parse file \"{}\"", storable(path));
     raise(PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, message, Some(detail.to_string()))
 }
 
-/// A path for a message. A data directory's name need not be valid in the database's encoding, and what is valid there need not
-/// be UTF-8.
+/// A path for a message. A data directory's name may be invalid in the database's encoding, and a name that is valid
+/// there may still not be UTF-8.
 fn storable(path: &Path) -> String {
     path.as_os_str().as_bytes().escape_ascii().to_string()
 }
 
-/// Makes room for so many more elements, or raises the ERROR for a lack of memory; a `Vec` alone would abort, and the whole
-/// cluster with it.
+/// Reserves room for `additional` more elements, or raises the ERROR for a lack of memory. A plain `Vec` would abort
+/// the process instead, and the postmaster would restart the whole cluster.
 pub fn reserve<T>(vec: &mut Vec<T>, additional: usize) {
     if vec.try_reserve(additional).is_err() {
         raise(PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY, "out of memory", None);
@@ -70,17 +70,17 @@ pub fn reserve<T>(vec: &mut Vec<T>, additional: usize) {
 /// Emits a WARNING.
 pub fn warn(message: String, hint: &'static str) {
     let report = ErrorReport::new(PgSqlErrorCode::ERRCODE_WARNING, message, "pg_meminfo").set_hint(hint);
-    // Reporting can itself fail, for example if the client's encoding lacks a character of the context, and the functions
-    // that it calls are none of those that turn an ERROR into an unwind.
-    // SAFETY: this is the main thread. The report is freed before errfinish(), where Postgres can fail. Only palloc of its texts
-    // comes before that, and fails if there are no few hundred bytes left.
+    // Reporting can itself raise an ERROR, for example if the client's encoding lacks a character of the context. The
+    // functions that pgrx calls to report do not turn an ERROR into an unwind, so the boundary guard here does.
+    // SAFETY: this is the main thread. The report is freed before errfinish() is called. Before that, Postgres can fail
+    // only in palloc() of the texts, if not even a few hundred bytes are left.
     unsafe { pg_sys::ffi::pg_guard_ffi_boundary(move || report.report(PgLogLevel::WARNING)) };
 }
 
-/// Emits a WARNING, unless this statement has emitted one of this kind before. For functions that are called once for
-/// each of many processes.
+/// Emits a WARNING unless the current statement has already emitted one. For functions that are called once for each of
+/// many processes.
 pub fn warn_once_a_statement(message: String, hint: &'static str) {
-    /// When the statement started that emitted the last one; a client's statement is known by that.
+    /// The start time of the statement that emitted the last WARNING. It identifies a statement of the client.
     static LAST: AtomicI64 = AtomicI64::new(i64::MIN);
     // SAFETY: reads a plain variable.
     let statement = unsafe { pg_sys::GetCurrentStatementStartTimestamp() };

@@ -1,14 +1,14 @@
-//! How Postgres finds and calls us: the module magic, the version-1 records, the entry guard.
+//! How Postgres finds and calls our functions: the module magic, the version-1 records, the entry guard.
 
 use pgrx_pg_sys as pg_sys;
 
 use super::{access, compat};
 
-// A bigint is passed by value, and text is built in this byte order.
+// A bigint must be passed by value, and the headers of texts are written in little-endian order.
 #[cfg(not(all(target_pointer_width = "64", target_endian = "little")))]
 compile_error!("pg_meminfo supports 64-bit little-endian machines");
 
-/// Tells the server which Postgres this library was built for; it refuses to load another's.
+/// Says for which Postgres the library was built. The server refuses to load a library that was built for another.
 // SAFETY: the name is the one that the server looks up, and no other object in this library has it.
 #[unsafe(no_mangle)]
 pub extern "C" fn Pg_magic_func() -> *const pg_sys::Pg_magic_struct {
@@ -18,33 +18,33 @@ pub extern "C" fn Pg_magic_func() -> *const pg_sys::Pg_magic_struct {
 /// The calling convention of every function here.
 pub const FINFO: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
 
-/// One call of one of our functions by Postgres.
+/// A call of one of our functions by Postgres.
 pub struct Call {
     fcinfo: pg_sys::FunctionCallInfo,
 }
 
 impl Call {
-    /// The call's own record, for functions of Postgres that take it.
+    /// The call's record, for Postgres functions that need it.
     pub fn fcinfo(&self) -> pg_sys::FunctionCallInfo {
         self.fcinfo
     }
 
-    /// The record of the set that Postgres expects. Whether it expects one, InitMaterializedSRF checks.
+    /// The record through which a set is returned. InitMaterializedSRF checks that Postgres expects a set.
     pub fn result_info(&self) -> *mut pg_sys::ReturnSetInfo {
         // SAFETY: Postgres keeps the record valid for the length of the call.
         let fcinfo = unsafe { &*self.fcinfo };
         fcinfo.resultinfo.cast()
     }
 
-    /// The `nth` argument, an integer. `None` if it is NULL.
+    /// The `nth` argument, counted from 0, as an integer. `None` if it is NULL.
     pub fn int4(&self, nth: usize) -> Option<i32> {
         // SAFETY: Postgres keeps the record valid for the length of the call.
         let count = unsafe { (*self.fcinfo).nargs };
         assert!(nth < count as usize, "the function has fewer arguments");
         // SAFETY: as above.
         let arguments = unsafe { &raw const (*self.fcinfo).args }.cast::<pg_sys::NullableDatum>();
-        // SAFETY: the record is followed by as many arguments as it says. Not by way of a reference, which would end with the
-        // record itself.
+        // SAFETY: `nargs` arguments follow the record. The pointer does not come from a reference to the field, which
+        // would be valid only for the record itself.
         let argument = unsafe { arguments.add(nth) };
         // SAFETY: as above.
         let argument = unsafe { argument.read() };
@@ -52,33 +52,34 @@ impl Call {
     }
 }
 
-/// Runs a function's body behind the gate and the guard. All the functions return sets, whose rows go elsewhere, so the
-/// result itself is always the empty Datum.
+/// Checks the privilege and runs a function's body inside the guard. Every function returns a set through a tuplestore,
+/// so the result itself is always the empty Datum.
 ///
 /// # Safety
 ///
-/// Only for Postgres's own call of a version-1 function, directly in the `extern` function.
+/// Only for a call by Postgres of a version-1 function, and only directly in the `extern` function.
 pub unsafe fn enter(fcinfo: pg_sys::FunctionCallInfo, body: fn(&Call)) -> pg_sys::Datum {
     let guarded = move || {
         access::require_read_all_stats();
         body(&Call { fcinfo });
         pg_sys::Datum::null()
     };
-    // SAFETY: above this frame are the `extern` function's, which has no destructors, and Postgres's.
+    // SAFETY: the only frames above this one are Postgres's and that of the `extern` function, which has no
+    // destructors.
     unsafe { pg_sys::panic::pgrx_extern_c_guard(guarded) }
 }
 
-/// Defines the two symbols by which Postgres calls a function: `sql_function!("symbol" => body)`.
+/// Defines the two symbols through which Postgres calls a function: `sql_function!("symbol" => body)`.
 macro_rules! sql_function {
     ($symbol:literal => $body:path) => {
         const _: () = {
-            // SAFETY: the symbol is this function's alone.
+            // SAFETY: no other function has this symbol.
             #[unsafe(export_name = concat!("pg_finfo_", $symbol))]
             extern "C" fn version_1_record() -> *const ::pgrx_pg_sys::Pg_finfo_record {
                 &$crate::pg::fmgr::FINFO
             }
 
-            // SAFETY: the symbol is this function's alone.
+            // SAFETY: no other function has this symbol.
             #[unsafe(export_name = $symbol)]
             unsafe extern "C-unwind" fn function(fcinfo: ::pgrx_pg_sys::FunctionCallInfo) -> ::pgrx_pg_sys::Datum {
                 // SAFETY: Postgres is the caller, and there is nothing else in this frame.

@@ -1,4 +1,4 @@
-//! Postgres's main shared memory segment: where it is, and what it needs.
+//! Postgres's main shared memory segment: where it is, and how many huge pages it needs.
 
 use core::ffi::CStr;
 
@@ -10,18 +10,19 @@ pub fn an_address() -> u64 {
     unsafe { pg_sys::ProcGlobal }.addr() as u64
 }
 
-/// The key of the System V segment that is the main segment, or a small one that guards it.
+/// The key of a System V segment: the main segment itself, or the small one that guards the data directory.
 pub fn system_v_key() -> u32 {
     // SAFETY: as above. Postgres keeps a key_t, 32 bits wide, in a larger type.
     unsafe { pg_sys::UsedShmemSegID as u32 }
 }
 
-/// The number of huge pages that the main segment needs (shared_memory_size_in_huge_pages). `None` if Postgres does not know.
+/// The number of huge pages that the main segment needs (shared_memory_size_in_huge_pages). `None` if Postgres does not
+/// know it.
 pub fn huge_pages_needed() -> Option<u64> {
-    // SAFETY: the name ends with a NUL, and is that of a setting in each major that we support.
+    // SAFETY: the name ends with a NUL, and every major version that we support has this setting.
     let text = unsafe { pg_sys::GetConfigOption(c"shared_memory_size_in_huge_pages".as_ptr(), false, false) };
-    // SAFETY: a text in a buffer that the next call fills anew.
+    // SAFETY: a text in a buffer that is valid until the next call.
     let text = unsafe { CStr::from_ptr(text) };
-    // -1 if it does not know.
+    // Postgres returns -1 if it does not know the number.
     text.to_str().ok()?.parse().ok()
 }

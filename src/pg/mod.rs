@@ -1,15 +1,15 @@
-//! Postgres's side: the C ABI. Nothing here knows `/proc`.
+//! The interface to Postgres: its C ABI. Nothing here knows `/proc`.
 //!
 //! # Rules of this boundary
 //!
-//! Postgres enters only through [`fmgr`], where a guard turns a Rust panic into an ERROR. We enter Postgres only through
-//! functions of `pgrx_pg_sys`, each of which catches Postgres's longjmp and goes on as an unwind, so that our
-//! destructors run and descriptors close. Hence:
+//! Postgres calls us only through [`fmgr`], where a guard turns a Rust panic into an ERROR. We call Postgres only
+//! through functions of `pgrx_pg_sys`. Each of them catches Postgres's longjmp and continues as an unwind, so that our
+//! destructors run and descriptors are closed. Therefore:
 //!
-//! - no call through a function pointer, and no `extern` block of our own: those would jump over our frames;
-//! - no ERROR swallowed: it stays on Postgres's error stack until the guard rethrows it;
-//! - no `Drop` that calls Postgres: it may run while an ERROR is under way;
-//! - nothing that outlives the process relies on `Drop`: FATAL runs none.
+//! - No calls through function pointers and no `extern` blocks of our own: a longjmp from there would skip our frames.
+//! - No ERROR is swallowed: it stays on Postgres's error stack until the guard rethrows it.
+//! - No `Drop` calls Postgres: it may run while an ERROR is being raised.
+//! - Nothing that outlives the process relies on `Drop`: FATAL does not run destructors.
 
 pub mod access;
 pub mod backends;

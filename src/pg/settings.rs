@@ -1,22 +1,22 @@
-//! The settings of pg_meminfo: what users can SET.
+//! The settings of pg_meminfo.
 
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use pg_sys::GucContext::PGC_USERSET;
 use pgrx_pg_sys as pg_sys;
 
-/// The variable of `pg_meminfo.readers`. Postgres writes it, in the thread in which all of our calls are.
+/// The variable of `pg_meminfo.readers`. Postgres writes it in the main thread, and only that thread reads it.
 static READERS: AtomicI32 = AtomicI32::new(1);
 
-/// The number of threads that may read processes at the same time (`pg_meminfo.readers`).
+/// The maximum number of threads that read processes at the same time (`pg_meminfo.readers`).
 pub fn readers() -> usize {
     READERS.load(Ordering::Relaxed) as usize
 }
 
-/// Makes the settings known to Postgres. For the library's start.
+/// Defines the settings. Called when the library is loaded.
 pub fn define() {
-    // SAFETY: the texts and the variable live as long as the process, which never unloads a library, and without hooks
-    // nothing else is called.
+    // SAFETY: the texts and the variable live as long as the process, because a library is never unloaded. There are no
+    // hooks for Postgres to call.
     unsafe {
         pg_sys::DefineCustomIntVariable(
             c"pg_meminfo.readers".as_ptr(),

@@ -1,4 +1,4 @@
-//! The whole cluster, in one row that adds up: `pg_meminfo_cluster()`.
+//! `pg_meminfo_cluster()`: the memory of the whole cluster in one row.
 
 use crate::cluster::Cluster;
 use crate::cluster::totals::Totals;

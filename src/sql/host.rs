@@ -1,4 +1,4 @@
-//! The machine, and our cgroups: `pg_meminfo_host()`, `pg_meminfo_cgroups()`.
+//! `pg_meminfo_host()` and `pg_meminfo_cgroups()`: the memory of the machine, and the limits of our cgroups.
 
 use crate::pg::fmgr::{Call, sql_function};
 use crate::pg::rows::rows;
@@ -12,7 +12,8 @@ sql_function!("pg_meminfo_host" => host);
 sql_function!("pg_meminfo_cgroups" => cgroups);
 
 rows! {
-    /// The row of `pg_meminfo_host()`. The headroom comes with the cgroup that sets it, if it is not the machine.
+    /// The row of `pg_meminfo_host()`. `headroom` comes with the cgroup that limits it, or with `None` if the machine
+    /// does.
     HostRow(host: &Host, headroom: Option<(u64, Option<&Cgroup>)>) {
         memory_total: int8 = host.memory_total,
         memory_available: int8 = host.memory_available,
@@ -34,7 +35,7 @@ rows! {
 }
 
 rows! {
-    /// The rows of `pg_meminfo_cgroups()`. Our own cgroup has level 0.
+    /// The rows of `pg_meminfo_cgroups()`. Our own cgroup has level 0, its parent level 1, and so on.
     CgroupRows(level: usize, cgroup: &Cgroup) {
         level: int4 = Some(level),
         path: text = Some(&cgroup.path),

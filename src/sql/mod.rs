@@ -1,12 +1,13 @@
-//! The SQL functions, one file for each family: each asks `cluster` or `proc`, and makes rows, WARNINGs and ERRORs of the answer.
+//! The SQL functions, one file for each group of functions. Each file gets its data from `cluster` or `proc` and turns
+//! it into rows, WARNINGs and ERRORs.
 //!
 //! # Released symbols
 //!
-//! A server can run this library with a database whose extension is still at an older version, until ALTER EXTENSION UPDATE. So
-//! a C symbol, once it is in a release, keeps its columns, and a function of the old script that names it goes on working. A
-//! function whose columns change gets a new symbol, with the version in its name (`pg_meminfo_host_1_1`), to which the
-//! upgrade script points; the old symbol stays, with its own `rows!`. `tests/releases/` has the functions of each release, and
-//! a test calls them all.
+//! Until ALTER EXTENSION UPDATE, a server can run this library with a database whose extension is still at an older
+//! version. Therefore a C symbol that has been released keeps its columns, so that the functions of the old script
+//! still work. A function whose columns change gets a new symbol, with the version in its name (`pg_meminfo_host_1_1`),
+//! which the upgrade script uses. The old symbol stays, with its own `rows!`. `tests/releases/` lists the functions of
+//! each release, and a test calls all of them.
 
 mod cluster;
 mod host;

@@ -1,4 +1,4 @@
-//! What a process holds in private memory: `pg_meminfo_private(pid)`.
+//! `pg_meminfo_private(pid)`: the private memory of a process, by category.
 
 use crate::cluster::Cluster;
 use crate::pg::fmgr::{Call, sql_function};

@@ -1,4 +1,4 @@
-//! Who holds memory, by the kernel's counters: `pg_meminfo_processes()`.
+//! `pg_meminfo_processes()`: the kernel's memory counters of each process.
 
 use crate::cluster::Cluster;
 use crate::cluster::processes::CountedProcess;
@@ -35,6 +35,6 @@ rows! {
 fn processes(call: &Call) {
     let mut rows = ProcessRows::start(call);
     let cluster = or_raise(Cluster::of_this_server(1));
-    // A process that is denied has a row, and needs no WARNING.
+    // No WARNING for a denied process: it has a row, with NULLs.
     or_raise(cluster.count_each(interrupts::check, |process| rows.put(&process)));
 }

@@ -1,4 +1,5 @@
-//! What the SQL functions say of failures: the ERROR for each error of the `/proc` side, and the WARNINGs of denied processes.
+//! How the SQL functions report failures: the ERROR for each error that `proc` returns, and the WARNINGs about denied
+//! processes.
 
 use crate::pg::error;
 use crate::proc::error::Error;
@@ -7,7 +8,7 @@ use crate::proc::process::Pid;
 const DENIED_HINT: &str = "The server can read only dumpable processes of its own user. Check PR_SET_DUMPABLE in prctl(2), \
                            file capabilities of the server's executable, and the mount options of /proc.";
 
-/// The value, or the ERROR for why there is none.
+/// Returns the value, or raises the ERROR that describes why there is none.
 #[track_caller]
 pub fn or_raise<T>(result: Result<T, Error>) -> T {
     match result {
@@ -18,7 +19,7 @@ pub fn or_raise<T>(result: Result<T, Error>) -> T {
     }
 }
 
-/// Says how many processes are missing from a result.
+/// Warns that this number of processes is missing from a result, unless it is 0.
 pub fn warn_of_denied(processes: usize) {
     match processes {
         0 => {}
@@ -27,7 +28,7 @@ pub fn warn_of_denied(processes: usize) {
     }
 }
 
-/// Says, once a statement, that a process is missing from a result.
+/// Warns, once per statement, that a process is missing from a result.
 pub fn warn_if_denied(pid: Pid, denied: usize) {
     if denied > 0 {
         let message = format!("could not read the memory of process {pid}: permission denied");

@@ -1,4 +1,4 @@
-//! Shared memory, each segment once: `pg_meminfo_segments()`.
+//! `pg_meminfo_segments()`: each shared memory segment, once.
 
 use crate::cluster::Cluster;
 use crate::cluster::segments::MeasuredSegment;

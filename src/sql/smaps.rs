@@ -1,4 +1,4 @@
-//! Every mapping: `get_all_smaps()`, `pg_meminfo_smaps(pid)` and `pg_meminfo_rollup(pid)`.
+//! `get_all_smaps()`, `pg_meminfo_smaps(pid)` and `pg_meminfo_rollup(pid)`: the mappings of processes.
 
 use std::ffi::CStr;
 
@@ -95,7 +95,7 @@ rows! {
 }
 
 rows! {
-    /// The row of `pg_meminfo_rollup(pid)`: a process's mappings added up by the kernel, with its keys of smaps_rollup.
+    /// The row of `pg_meminfo_rollup(pid)`: the sums over a process's mappings that the kernel prints in smaps_rollup.
     RollupRow(rollup: &Mapping) {
         rss: int8 = bytes(rollup, Field::Rss),
         pss: int8 = bytes(rollup, Field::Pss),
@@ -145,7 +145,7 @@ fn rollup_of_process(call: &Call) {
     warn_if_denied(pid, read_mappings(&cluster, &[pid], c"smaps_rollup", |_, rollup| row.put(rollup)));
 }
 
-/// Puts each mapping in a file of each process. Returns the number of processes that were denied.
+/// Passes each mapping in a file of each process to `put`. Returns the number of processes that were denied.
 fn read_mappings(cluster: &Cluster, pids: &[Pid], file: &CStr, mut put: impl FnMut(Pid, &Mapping)) -> usize {
     or_raise(cluster.read_file_of_each(pids, file, interrupts::check, |pid, text| {
         for mapping in smaps::mappings(text.bytes()) {
@@ -156,7 +156,7 @@ fn read_mappings(cluster: &Cluster, pids: &[Pid], file: &CStr, mut put: impl FnM
     }))
 }
 
-/// A field of the contract, which is 0 if the kernel does not print it, and NULL if it is no number.
+/// A number for the contract: 0 if the kernel does not print the key, NULL if the value is unusable.
 #[inline]
 fn as_printed(mapping: &Mapping, field: Field) -> Option<u64> {
     match mapping.value(field) {
@@ -166,7 +166,7 @@ fn as_printed(mapping: &Mapping, field: Field) -> Option<u64> {
     }
 }
 
-/// A field's number. `None` if the kernel does not print one.
+/// A field's number. `None` if the kernel does not print the key, or if the value is unusable.
 #[inline]
 fn number(mapping: &Mapping, field: Field) -> Option<u64> {
     match mapping.value(field) {
@@ -175,7 +175,7 @@ fn number(mapping: &Mapping, field: Field) -> Option<u64> {
     }
 }
 
-/// A quantity in bytes. `None` too if 64 bits cannot hold it.
+/// A quantity in bytes. `None` also if it exceeds 64 bits.
 #[inline]
 fn bytes(mapping: &Mapping, field: Field) -> Option<u64> {
     number(mapping, field)?.checked_mul(1024)
