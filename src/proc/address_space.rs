@@ -1,5 +1,5 @@
-//! What a process has in its address space: maps says where the mappings are, pagemap what is in the private ones. One visit
-//! of the process answers all that the cluster's views ask.
+//! What is in a process's address space: maps lists the mappings, and pagemap describes the pages of the private ones.
+//! A process is read only once for everything that the cluster's views show.
 
 use memchr::memchr_iter;
 
@@ -12,29 +12,29 @@ use super::pagemap::{Entries, PageTotals, Pagemap, Span};
 use super::process::Process;
 use super::segment::Attachment;
 
-/// The private mappings of one category.
+/// The private mappings of a category.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// The number of mappings.
     pub mappings: u64,
-    /// Their address space, in bytes.
+    /// The total size of the mappings, in bytes.
     pub virtual_size: u64,
-    /// What is in them. `None` if pagemap is denied, or the kernel is built without it.
+    /// The pages in the mappings. `None` if pagemap is denied, or if the kernel is built without it.
     pub pages: Option<PageTotals>,
 }
 
-/// What a process has in its address space.
+/// What is in a process's address space.
 #[derive(Debug)]
 pub struct AddressSpace {
-    /// Its private mappings, by category in the order of [`Category::ALL`].
+    /// The private mappings by category, in the order of [`Category::ALL`].
     pub usages: [Usage; Category::COUNT],
-    /// The segments of shared memory that it is attached to.
+    /// The shared memory segments to which the process is attached.
     pub attachments: Vec<Attachment>,
-    /// A bound on the page tables for all of it but the main segment.
+    /// An upper bound on the page tables for everything except the main segment.
     pub table_bound: UpperBound,
 }
 
-/// Room that is used again for the next process.
+/// Reusable buffers.
 #[derive(Debug, Default)]
 pub struct Scratch {
     maps: Buffer,
@@ -44,7 +44,7 @@ pub struct Scratch {
 }
 
 impl AddressSpace {
-    /// Reads that of a process. Calls `check_interrupts`, which may unwind, after each read.
+    /// Reads the address space of a process. Calls `check_interrupts`, which may unwind, after each read.
     pub fn read(
         process: &Process,
         classifier: &Classifier,
@@ -55,7 +55,7 @@ impl AddressSpace {
         process.read_unchecked(c"maps", maps, &mut check_interrupts)?;
         spans.clear();
         categories.clear();
-        // A process can have tens of thousands.
+        // Reserve the memory first, because a process can have tens of thousands of mappings.
         let lines = memchr_iter(b'\n', maps.text()).count();
         let is_reserved = spans.try_reserve(lines).and_then(|()| categories.try_reserve(lines));
         is_reserved.map_err(|_| Error::out_of_memory(process.path(c"maps")))?;
@@ -80,7 +80,7 @@ impl AddressSpace {
 
         let pagemap = match process.open(c"pagemap") {
             Ok(file) => Some(file),
-            // A process that is gone is found out below.
+            // If the process has exited, revalidate() below returns the error.
             Err(Error::Denied | Error::Gone) => None,
             Err(error) => return Err(error),
         };
@@ -98,7 +98,7 @@ impl AddressSpace {
         Ok(AddressSpace { usages, attachments, table_bound })
     }
 
-    /// What the process holds in private memory, in bytes. `None` if that of one of its categories is unknown.
+    /// The process's private memory, in bytes. `None` if that of any category is unknown.
     pub fn private(&self) -> Option<u64> {
         let used = self.usages.iter().filter(|usage| usage.mappings > 0);
         used.map(|usage| Some(usage.pages?.private)).sum()
@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn as_smaps_has_it() {
-        // A child that waits does not change; but the program's own pages are its alone only while no other test runs it.
+        // A child that waits does not change. But program pages are private only while no other test runs the program.
         let child = Running::waiting();
         let process = our_tree().pin(child.pid()).unwrap();
         let mut attempts = 0;
@@ -142,7 +142,7 @@ mod tests {
         assert!(usages[Category::Program as usize].pages.unwrap().resident > 0);
     }
 
-    /// How many private mappings, their size and what is private in them, for each category, as smaps says.
+    /// For each category, the number of private mappings, their size and their private memory according to smaps.
     fn from_smaps(process: &Process) -> [(u64, u64, u64); Category::COUNT] {
         let mut buffer = Buffer::default();
         process.read(c"smaps", &mut buffer, || ()).unwrap();
@@ -217,7 +217,7 @@ mod tests {
             8 * page
         );
         let (present, exclusive, swapped) = (1 << 63, 1 << 56, 1 << 62);
-        // Page 0 is not mapped; of the shared mapping nothing is read.
+        // Page 0 is not mapped. The shared mapping is not read.
         let entries = [0, present | exclusive, present, swapped, present, present, 0, present | exclusive];
         system.write(&format!("proc/{PID}/stat"), stat);
         system.write(&format!("proc/{PID}/maps"), maps);
@@ -233,7 +233,7 @@ mod tests {
         assert_eq!((usage(Category::Malloc), usage(Category::Library)), (malloc, library));
         assert_eq!(space.private(), Some(2 * page));
         assert_eq!(space.attachments.len(), 1);
-        // Tables of three levels, which the mappings share.
+        // Tables of three levels, which cover all of the mappings.
         assert_eq!(space.table_bound.bytes(), 3 * page);
     }
 }

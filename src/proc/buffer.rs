@@ -1,9 +1,9 @@
-//! Room for the whole text of one file, used again for the next.
+//! A reusable buffer for the content of a file.
 
 use std::fs::File;
 use std::io::{self, Read};
 
-/// Room for the whole of one file, used again for the next. It grows to the largest file and never shrinks.
+/// A reusable buffer for the content of a file. It grows to the size of the largest file and never shrinks.
 #[derive(Debug, Default)]
 pub struct Buffer {
     bytes: Vec<u8>,
@@ -11,26 +11,27 @@ pub struct Buffer {
 }
 
 impl Buffer {
-    /// The room that each read(2) is offered. The kernel returns about a page a call, but a record with a long path is
-    /// larger, and is consistent in itself only if one read returns it whole: 4096 bytes of path, each escaped to four, and
-    /// its keys.
+    /// The free space that each read(2) must have. The kernel usually returns about a page per call. But a record of
+    /// smaps is consistent only if one read returns all of it, and with a long path it is larger than a page: a path of
+    /// 4096 bytes, each of which may be escaped to four, and the keys.
     const LEAST_SPACE: usize = 32 * 1024;
 
-    /// The size to begin with: any small file, and an idle backend's maps. The allocator would take a larger buffer from the
-    /// kernel anew, page by page, in each call.
+    /// The initial size. It is enough for any small file and for the maps of an idle backend. The allocator would get a
+    /// larger buffer from the kernel anew, page by page, in each call.
     const INITIAL: usize = 64 * 1024;
 
-    /// What was read last.
+    /// The content that was read last.
     pub fn text(&self) -> &[u8] {
         &self.bytes[..self.length]
     }
 
-    /// Forgets what was read.
+    /// Discards the content.
     pub(super) fn clear(&mut self) {
         self.length = 0;
     }
 
-    /// Reads a file to its end, after what was read before. Calls `check_interrupts`, which may unwind, after each read.
+    /// Reads a file to its end and appends it to the content. Calls `check_interrupts`, which may unwind, after each
+    /// read.
     pub(super) fn append(&mut self, file: &mut File, mut check_interrupts: impl FnMut()) -> io::Result<()> {
         while self.append_once(file)? > 0 {
             check_interrupts();
@@ -38,7 +39,7 @@ impl Buffer {
         Ok(())
     }
 
-    /// Reads once, after what was read before, and returns the number of bytes.
+    /// Reads once, appends what was read to the content, and returns the number of bytes.
     pub(super) fn append_once(&mut self, file: &mut File) -> io::Result<usize> {
         self.make_space()?;
         let count = read(file, &mut self.bytes[self.length..])?;
@@ -46,8 +47,8 @@ impl Buffer {
         Ok(count)
     }
 
-    /// Grows the buffer if a read could need more than is left. To run out of memory is an error here, not the abort that
-    /// a plain `Vec` would make of it.
+    /// Grows the buffer if it has less free space than a read may need. A lack of memory is an error here; a plain
+    /// `Vec` would abort the process.
     fn make_space(&mut self) -> io::Result<()> {
         if self.bytes.len() - self.length < Self::LEAST_SPACE {
             let size = (2 * self.bytes.len()).max(Self::INITIAL);
@@ -60,7 +61,7 @@ impl Buffer {
     }
 }
 
-/// One read(2), repeated only if a signal came first.
+/// Calls read(2), again if a signal interrupts it.
 pub(super) fn read(file: &mut File, space: &mut [u8]) -> io::Result<usize> {
     loop {
         match file.read(space) {

@@ -1,14 +1,14 @@
-//! What a mapping is for: malloc's memory, a stack, compiled code, shared memory, a file.
+//! What a mapping is for: allocations of malloc, a stack, compiled code, shared memory, a file.
 //!
-//! Most of it follows from the mapping's name and permissions. Shared memory does not: every System V segment is
-//! `/SYSV… (deleted)`, and all that was mapped shared and anonymous is `/dev/zero (deleted)`. So the caller says where its main
+//! In most cases the mapping's name and permissions show that. For shared memory they do not: every System V segment is
+//! `/SYSV… (deleted)`, and all shared anonymous memory is `/dev/zero (deleted)`. So the caller says where the main
 //! segment is ([`Classifier`]).
 
 use memchr::memrchr;
 
 use super::maps::Header;
 
-/// Declares the categories, each with the name that users see.
+/// Declares the categories, each with its name in SQL.
 macro_rules! categories {
     ($($(#[$doc:meta])* $category:ident => $name:literal,)*) => {
         /// What a mapping is for.
@@ -18,10 +18,10 @@ macro_rules! categories {
         }
 
         impl Category {
-            /// All of them, each at the position of its number.
+            /// All categories. The position of a category is its number.
             pub const ALL: [Category; [$($name),*].len()] = [$(Category::$category),*];
 
-            /// The name that users see.
+            /// The name in SQL.
             pub fn name(self) -> &'static str {
                 match self {
                     $(Category::$category => $name,)*
@@ -36,11 +36,11 @@ categories! {
     Malloc => "malloc",
     /// A stack.
     Stack => "stack",
-    /// Code that was compiled at run time, and the libraries of the compiler, LLVM.
+    /// Code that was compiled at run time, and the libraries of LLVM, the compiler.
     Jit => "jit",
-    /// The main shared memory segment, in any of its forms.
+    /// The main shared memory segment, of any type.
     SharedMemory => "shared_memory",
-    /// The dynamic shared memory segments.
+    /// A dynamic shared memory segment.
     DynamicSharedMemory => "dynamic_shared_memory",
     /// The rings of io_uring.
     IoUring => "io_uring",
@@ -50,7 +50,7 @@ categories! {
     Library => "library",
     /// Any other file.
     File => "file",
-    /// What the kernel maps into every process.
+    /// Mappings that the kernel adds to every process.
     Kernel => "kernel",
     /// Anything else, including anonymous memory that is not writable.
     Other => "other",
@@ -61,19 +61,20 @@ impl Category {
     pub const COUNT: usize = Self::ALL.len();
 }
 
-/// What tells the mappings of one program apart. The main segment is at the same address in each of its processes.
+/// Determines the category of a mapping in any process of one cluster. The main segment has the same address in all of
+/// them.
 #[derive(Clone, Debug)]
 pub struct Classifier {
     /// The path of the executable.
     pub program: Vec<u8>,
     /// An address in the main segment.
     pub in_main_segment: u64,
-    /// The key of the System V segment that is, or that guards, the main segment.
+    /// The key of a System V segment: the main segment itself, or the small one that guards the data directory.
     pub system_v_key: u32,
 }
 
 impl Classifier {
-    /// What a mapping is for.
+    /// The category of a mapping.
     pub fn classify(&self, mapping: &Header<'_>) -> Category {
         let is_private = mapping.permissions.ends_with(b"p");
         let may_write = mapping.permissions[1] == b'w';
@@ -97,7 +98,7 @@ impl Classifier {
             b"[vdso]" | b"[vsyscall]" | b"[vectors]" | b"[sigpage]" | b"[uprobes]" => Category::Kernel,
             _ if path.starts_with(b"[vvar") => Category::Kernel,
             _ if path.starts_with(b"/SYSV") => {
-                // The kernel names a segment after its key.
+                // The kernel names a System V segment after its key.
                 if path == format!("/SYSV{:08x}", self.system_v_key).as_bytes() {
                     Category::SharedMemory
                 } else {
@@ -110,7 +111,7 @@ impl Classifier {
             }
             b"anon_inode:[io_uring]" => Category::IoUring,
             _ if path == self.program => Category::Program,
-            // Other shared anonymous memory, on pages of any size.
+            // Other shared anonymous memory, on normal or huge pages.
             b"/dev/zero" | b"/anon_hugepage" => Category::Other,
             _ if path.starts_with(b"/memfd:") || !path.starts_with(b"/") => Category::Other,
             _ if is_library(file) => {
@@ -125,7 +126,7 @@ impl Classifier {
     }
 }
 
-/// Whether a file is called `….so`, or `….so.` and a version.
+/// Whether a file's name ends in `.so`, or in `.so.` and a version.
 fn is_library(file: &[u8]) -> bool {
     let is_of_version = |byte: &u8| byte.is_ascii_digit() || *byte == b'.';
     let name = file.iter().rposition(|byte| !is_of_version(byte)).map_or(0, |last| last + 1);
@@ -139,7 +140,8 @@ pub mod naive;
 mod tests {
     use super::*;
 
-    /// The category of a mapping in a process whose main segment is around 7f0000001000, guarded by the segment with the key 009bc041.
+    /// The category of a mapping in a process whose main segment contains address 7f0000001000 and whose System V
+    /// segment has the key 009bc041.
     fn category(permissions: &str, path: &str) -> &'static str {
         at("7e0000000000-7e0000001000", permissions, path)
     }
@@ -206,7 +208,7 @@ mod tests {
         for path in ["/dev/zero (deleted)", "/anon_hugepage (deleted)", "/SYSV7d2a4c11 (deleted)"] {
             assert_eq!(at(around, "rw-s", path), "shared_memory", "{path}");
         }
-        // The address is the end address, exclusive; then it is the start address.
+        // First, the address is the end address, which is exclusive; then it is the start address.
         assert_eq!(at("7f0000000000-7f0000001000", "rw-s", "/dev/zero (deleted)"), "other");
         assert_eq!(at("7f0000001000-7f0000002000", "rw-s", "/dev/zero (deleted)"), "shared_memory");
     }

@@ -1,12 +1,12 @@
-//! Our cgroups, from our own up to the topmost that is visible: their limits, what is charged to them, and the OOM kills.
+//! Our own cgroup and its visible ancestors: their limits, the memory charged to them, and OOM kills.
 //!
-//! Two files say where they are. `/proc/self/cgroup` has our path within each hierarchy; `/proc/self/mountinfo` says where a
-//! hierarchy, or a part of it, is mounted. Both are as seen from our cgroup namespace, so a container's own cgroup is `/`
-//! there, and cgroups above it are hidden, whether they have limits or not.
+//! Two files say where they are. `/proc/self/cgroup` has our path in each hierarchy. `/proc/self/mountinfo` says where
+//! a hierarchy, or a part of it, is mounted. Both are relative to our cgroup namespace. So a container's own cgroup is
+//! `/` there, and the cgroups above it are hidden, whether they have limits or not.
 //!
-//! Memory is accounted in one hierarchy only: that of version 1 if `memory` is among our controllers of that version, else
-//! version 2, also where both versions are mounted. The versions name the same things differently; what a version does not
-//! have is `None`.
+//! Memory is accounted in only one hierarchy, even if both versions are mounted: that of version 1 if `memory` is among
+//! our controllers of version 1, otherwise that of version 2. The versions have different names for the same things. A
+//! value that a version does not have is `None`.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -19,26 +19,26 @@ use super::error::Error;
 use super::fields::{self, lines};
 use super::root::{Root, read_if_visible};
 
-/// Which interface the kernel offers.
+/// The version of the cgroup interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {
-    /// cgroup: a hierarchy for each controller.
+    /// cgroup: a hierarchy for each controller, or for several.
     One,
-    /// cgroup2: one for all.
+    /// cgroup2: a single hierarchy.
     Two,
 }
 
-/// How much may be charged.
+/// A limit on memory or swap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
-    /// So many bytes.
+    /// A number of bytes.
     Bytes(u64),
-    /// Any amount, as far as this cgroup is concerned.
+    /// No limit in this cgroup. An ancestor may still have one.
     Unlimited,
 }
 
 impl Limit {
-    /// The bytes, if they are limited.
+    /// The number of bytes, if there is a limit.
     pub fn bytes(self) -> Option<u64> {
         match self {
             Limit::Bytes(bytes) => Some(bytes),
@@ -47,52 +47,52 @@ impl Limit {
     }
 }
 
-/// A cgroup: what may be charged to it and what is, descendants included. In bytes; `None` where the kernel has no such
-/// thing or does not let us see it.
+/// A cgroup: its limits, and the memory charged to it and its descendants. In bytes; `None` if the kernel does not have
+/// the value or does not let us read it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cgroup {
-    /// Its path in the hierarchy, as seen from our cgroup namespace.
+    /// The path in the hierarchy, relative to our cgroup namespace.
     pub path: Vec<u8>,
-    /// Of the hierarchy.
+    /// The version of the hierarchy.
     pub version: Version,
-    /// The usage at which the OOM killer kills (memory.max, memory.limit_in_bytes).
+    /// The usage at which the OOM killer is invoked (memory.max, memory.limit_in_bytes).
     pub limit: Option<Limit>,
     /// The usage at which processes are throttled (memory.high).
     pub high: Option<Limit>,
-    /// What is charged, page cache included (memory.current, memory.usage_in_bytes).
+    /// The memory that is charged, including page cache (memory.current, memory.usage_in_bytes).
     pub usage: Option<u64>,
-    /// The part of it that is page cache and was not used lately: reclaimed first, and without harm.
+    /// The part of the usage that is page cache and was not used recently. It is reclaimed first, without harm.
     pub inactive_file: Option<u64>,
     /// Anonymous memory.
     pub anon: Option<u64>,
-    /// Page cache, shared memory included.
+    /// Page cache, including shared memory.
     pub file: Option<u64>,
-    /// Shared memory, and files of tmpfs.
+    /// Shared memory, including files in tmpfs.
     pub shmem: Option<u64>,
-    /// Memory of the kernel that is charged to the cgroup, such as page tables.
+    /// Kernel memory that is charged to the cgroup, such as page tables.
     pub kernel: Option<u64>,
-    /// The limit on swap. In version 1, the limit on memory and swap less that on memory.
+    /// The limit on swap. In version 1, the limit on memory and swap minus the limit on memory.
     pub swap_limit: Option<Limit>,
-    /// What is swapped.
+    /// The swap that is used.
     pub swap: Option<u64>,
-    /// The number of processes that the OOM killer has killed. In version 1 without those of descendants.
+    /// The number of processes that the OOM killer has killed. In version 1, processes of descendants are not included.
     pub oom_kills: Option<u64>,
-    /// Whether the OOM killer kills all of the cgroup at once.
+    /// Whether the OOM killer kills all processes of the cgroup together.
     pub oom_group: Option<bool>,
-    /// Microseconds in which at least one task was waiting for memory.
+    /// The time, in microseconds, during which at least one task waited for memory.
     pub psi_some: Option<u64>,
-    /// Microseconds in which all tasks were waiting for memory.
+    /// The time, in microseconds, during which all tasks waited for memory.
     pub psi_full: Option<u64>,
 }
 
 impl Cgroup {
-    /// What cannot be reclaimed without harm: usage less inactive page cache, as the kubelet counts.
+    /// The memory that cannot be reclaimed without harm: usage minus inactive page cache, as the kubelet computes it.
     pub fn working_set(&self) -> Option<u64> {
         Some(self.usage?.saturating_sub(self.inactive_file?))
     }
 }
 
-/// Our own cgroup, its parent, and so on; none where the kernel has no cgroups. `None` if our own is hidden.
+/// Our own cgroup, its parent, and so on. Empty if the kernel has no cgroups, `None` if our own is hidden.
 pub fn own_cgroups(root: &Root) -> Result<Option<Vec<Cgroup>>, Error> {
     let read = |path| read_if_visible(&root.path(path)).map(Option::unwrap_or_default);
     let cgroup = read("/proc/self/cgroup")?;
@@ -104,16 +104,16 @@ pub fn own_cgroups(root: &Root) -> Result<Option<Vec<Cgroup>>, Error> {
     }
 }
 
-/// Where our cgroup is.
+/// Where our cgroup is mounted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Place {
     version: Version,
-    /// `major:minor` of the file system.
+    /// `major:minor` of the mounted file system.
     device: Vec<u8>,
     mount_point: PathBuf,
-    /// The path of the cgroup that is mounted there.
+    /// The path of the cgroup at the mount point.
     top: Vec<u8>,
-    /// The names of the cgroups from there down to ours.
+    /// The names of the cgroups on the way from there to ours.
     names: Vec<Vec<u8>>,
 }
 
@@ -121,7 +121,7 @@ impl Place {
     fn find(version: Version, path: &[u8], mountinfo: &[u8]) -> Option<Self> {
         let mut mounts: Vec<Mount> = Vec::new();
         for mount in lines(mountinfo).filter_map(Mount::parse) {
-            // It hides what is at the same place.
+            // A later mount hides an earlier one at the same place.
             mounts.retain(|earlier| earlier.point != mount.point);
             if mount.is_of(version) {
                 mounts.push(mount);
@@ -131,7 +131,7 @@ impl Place {
             let names = below(&mount.root, path)?;
             Some(Place { version, device: mount.device.to_vec(), mount_point: mount.point, top: mount.root, names })
         });
-        // Where several parts of the hierarchy are mounted, the one that shows most.
+        // If several parts of the hierarchy are mounted, use the one that shows the most of our ancestors.
         places.max_by_key(|place| place.names.len())
     }
 
@@ -156,7 +156,8 @@ impl Place {
         Ok(Some(cgroups))
     }
 
-    /// Whether a directory exists and is one of the hierarchy: it was not removed, and nothing is mounted over it.
+    /// Whether a directory exists and belongs to the hierarchy: it has not been removed, and nothing is mounted over
+    /// it.
     fn is_in(&self, directory: &Path) -> bool {
         fs::metadata(directory).is_ok_and(|metadata| {
             let device = metadata.dev();
@@ -182,7 +183,7 @@ fn membership(cgroup: &[u8]) -> Option<(Version, &[u8])> {
         .map(|(_, _, path)| (Version::Two, path))
 }
 
-/// A line of mountinfo, as far as it matters here.
+/// The fields of a line of mountinfo that are needed here.
 struct Mount<'a> {
     device: &'a [u8],
     root: Vec<u8>,
@@ -197,7 +198,7 @@ impl<'a> Mount<'a> {
         let device = fields.nth(2)?;
         let root = unescaped(fields.next()?);
         let point = PathBuf::from(OsStr::from_bytes(&unescaped(fields.next()?)));
-        // Then come options, any number of optional fields, and a separator.
+        // Next come mount options, any number of optional fields, and a separator.
         fields.find(|field| field == b"-")?;
         let file_system = fields.next()?;
         let options = fields.nth(1)?;
@@ -212,8 +213,8 @@ impl<'a> Mount<'a> {
     }
 }
 
-/// The names that lead from one cgroup down to another. `None` if the other is not below it, or if one is inside our cgroup
-/// namespace and the other outside, where names are hidden.
+/// The names on the way from the cgroup `root` to the cgroup `path`. `None` if `path` is not below `root`, or if only
+/// one of them is inside our cgroup namespace, because the names in between are hidden.
 fn below(root: &[u8], path: &[u8]) -> Option<Vec<Vec<u8>>> {
     let rest = path.strip_prefix(root)?;
     if !(rest.is_empty() || rest.starts_with(b"/") || root.ends_with(b"/")) {
@@ -223,14 +224,14 @@ fn below(root: &[u8], path: &[u8]) -> Option<Vec<Vec<u8>>> {
     (!names.iter().any(|name| name == b"..")).then_some(names)
 }
 
-/// A text in which the kernel has written `\040` for a blank, and so on.
+/// Undoes the kernel's escaping of blanks and other characters, such as `\040`.
 fn unescaped(text: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text;
     while let Some((&first, after)) = rest.split_first() {
         let octal = (first == b'\\').then(|| after.split_first_chunk::<3>()).flatten();
         let escaped = octal.and_then(|(digits, after)| {
-            // from_str_radix would take a sign, too.
+            // from_str_radix() would accept a sign, too.
             let digits = digits.iter().all(u8::is_ascii_digit).then_some(digits)?;
             let byte = u8::from_str_radix(str::from_utf8(digits).ok()?, 8).ok()?;
             Some((byte, after))
@@ -254,8 +255,8 @@ impl Directory {
         Ok(self.read(name)?.and_then(|text| fields::number(&text)))
     }
 
-    /// A limit. Without such a file nothing is limited: in the topmost cgroup of all, and where the controller is not
-    /// enabled.
+    /// Reads a limit. The file does not exist in the root cgroup, or if the controller is not enabled; then there is no
+    /// limit.
     fn limit(&self, name: &str) -> Result<Option<Limit>, Error> {
         if let Some(text) = self.read(name)? {
             return Ok(limit(&text));
@@ -316,8 +317,8 @@ impl Directory {
     }
 }
 
-/// A limit's file: a number or `max`. In version 1 the largest number that is a multiple of the page size stands for the
-/// latter.
+/// Parses a limit: a number or `max`. Instead of `max`, version 1 prints the largest multiple of the page size that fits in
+/// a signed 64-bit number.
 fn limit(text: &[u8]) -> Option<Limit> {
     const LARGEST_PAGE: u64 = 64 * 1024;
     match text.trim_ascii() {
@@ -329,11 +330,11 @@ fn limit(text: &[u8]) -> Option<Limit> {
     }
 }
 
-/// What a limit on two things together leaves for the second.
+/// The limit on the second of two quantities that follows from a limit on their sum and a limit on the first.
 fn remainder(both: Option<Limit>, first: Option<Limit>) -> Option<Limit> {
     match (both?, first?) {
         (Limit::Bytes(both), Limit::Bytes(first)) => Some(Limit::Bytes(both.saturating_sub(first))),
-        // It cannot be below the first, so neither is limited; or only both together are.
+        // If the sum is not limited, the first is not limited either. If only the sum is limited, that is the limit.
         (both, Limit::Unlimited) | (both @ Limit::Unlimited, _) => Some(both),
     }
 }
@@ -344,7 +345,7 @@ fn total(pressure: &[u8], kind: &[u8]) -> Option<u64> {
     words.split(|&byte| byte == b' ').find_map(|word| fields::decimal(word.strip_prefix(b"total=")?))
 }
 
-/// Whether a word is one of those that commas separate.
+/// Whether a comma-separated list contains a word.
 fn has_word(list: &[u8], wanted: &[u8]) -> bool {
     list.split(|&byte| byte == b',').any(|word| word == wanted)
 }

@@ -1,4 +1,4 @@
-//! Why a file under `/proc` gave no data: the one error type of this side.
+//! The error type of this module: why a file under `/proc` could not be used.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -8,18 +8,18 @@ use std::path::PathBuf;
 /// Why there is no data.
 #[derive(Debug)]
 pub enum Error {
-    /// The process has exited, or is not in the process tree: there is nothing to report about it.
+    /// The process has exited or is not in the process tree, so there is nothing to report about it.
     Gone,
-    /// The process is there, but the kernel does not let us read it.
+    /// The process exists, but the kernel does not let us read it.
     Denied,
-    /// The file could be read, and makes no sense.
+    /// The file could be read, but not parsed.
     Malformed {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
         detail: Malformed,
     },
-    /// Our own or the system's failure. It says nothing about the process.
+    /// A failure of the system, or of our own. It says nothing about the process.
     Failed {
         /// The file that could not be opened or read.
         path: PathBuf,
@@ -29,31 +29,31 @@ pub enum Error {
 }
 
 impl Error {
-    /// Tells a process that went away or is closed to us from a failure of our own.
+    /// Distinguishes a process that has exited or is denied from all other failures.
     pub(super) fn of_process(source: io::Error, path: impl FnOnce() -> PathBuf) -> Self {
         match source.raw_os_error() {
-            // ENOENT by name; ESRCH through an open directory, or from a read.
+            // ENOENT comes from opening a path; ESRCH from an open directory or a read.
             Some(libc::ENOENT | libc::ESRCH) => Error::Gone,
             Some(libc::EACCES | libc::EPERM) => Error::Denied,
             _ => Error::Failed { path: path(), source },
         }
     }
 
-    /// The failure to get memory for what is read from a file.
+    /// The error for a lack of memory while a file is read.
     pub(super) fn out_of_memory(path: PathBuf) -> Self {
         Error::Failed { path, source: io::Error::from_raw_os_error(libc::ENOMEM) }
     }
 }
 
-/// What is wrong with a text that does not have the form of its file: a sentence for the user.
+/// Why a file's content could not be parsed: a sentence for the user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Malformed(pub(super) Cow<'static, str>);
 
 impl Malformed {
-    /// A line of another form, in a file that is known by its name.
+    /// A line does not have the expected form, and the file is known by its name.
     pub(super) const LINE: Self = Malformed(Cow::Borrowed("A line is not in the form that proc(5) describes."));
 
-    /// The error of the file that has this text.
+    /// The error for the file that has this content.
     pub fn in_file(self, path: PathBuf) -> Error {
         Error::Malformed { path, detail: self }
     }

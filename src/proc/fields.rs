@@ -1,19 +1,19 @@
 //! `Key:   value` lines, as smaps, smaps_rollup, status and meminfo print them.
 //!
-//! The kernel pads between the colon and the value with blanks or tabs, by amounts that change from version to version.
-//! A quantity is decimal and followed by ` kB`; a flag or an index stands alone. Both readers below accept exactly that
-//! and nothing looser: a number whose unit is missing was cut off, and one with another unit would be off by its factor.
-//! Below them are the kernel's other small forms: a file of a single number, and lines of a key and a number.
+//! The kernel pads between the colon and the value with blanks or tabs, and the width differs between versions. A
+//! quantity is a decimal number followed by ` kB`; a flag or an index is a number without a unit. [`kilobytes`] and
+//! [`number`] accept only that: a number without its unit was cut off, and a number with another unit would be wrong by
+//! a factor. The kernel's other small formats follow: a file with a single number, and lines with a key and a number.
 
 use std::mem;
 
 use memchr::memchr_iter;
 
-/// The key that a text starts with, and what follows its colon. `None` if the first line has no key: no colon, nothing
-/// before it, or a blank before it.
+/// The key at the start of a text, and what follows its colon. `None` if the first line has no colon, or if nothing or
+/// a blank comes before the colon.
 #[inline]
 pub fn key(text: &[u8]) -> Option<(&[u8], &[u8])> {
-    // A loop, for keys are short.
+    // A loop is fast enough, because keys are short.
     let at = text.iter().position(|byte| matches!(byte, b':' | b' ' | b'\n'))?;
     (text[at] == b':' && at > 0).then(|| (&text[..at], &text[at + 1..]))
 }
@@ -34,8 +34,8 @@ pub fn number(value: &[u8]) -> Option<u64> {
     decimal(value.trim_ascii())
 }
 
-/// The start of a key's line as current kernels print it: the key, its colon, and blanks up to the eight columns in which a
-/// number of up to eight digits stands at the right.
+/// The start of a key's line as current kernels print it: the key, its colon, and blanks up to the eight columns in
+/// which the number is right-aligned.
 pub const fn label(key: &[u8]) -> [u8; 16] {
     let mut label = [b' '; 16];
     let mut at = 0;
@@ -47,11 +47,11 @@ pub const fn label(key: &[u8]) -> [u8; 16] {
     label
 }
 
-/// The length of a quantity's line in that layout: label, eight columns, ` kB` and the newline.
+/// The length of a quantity's line as current kernels print it: label, eight columns, ` kB` and the newline.
 pub const LINE: usize = 28;
 
-/// The number in the line of a key, if the line has the layout of current kernels: what [`key`] and [`kilobytes`] find there,
-/// without a loop. `None` for any other text, whether it has that key or not.
+/// The number in a line for a key, if the line is exactly as current kernels print it. Finds what [`key`] and
+/// [`kilobytes`] would find, without a loop. `None` for any other text, even if it has the key.
 #[inline]
 pub fn kilobytes_of(label: &[u8; 16], line: &[u8; LINE]) -> Option<u64> {
     let (start, rest) = line.split_first_chunk()?;
@@ -59,42 +59,43 @@ pub fn kilobytes_of(label: &[u8; 16], line: &[u8; LINE]) -> Option<u64> {
     if start != label || unit != b" kB\n" {
         return None;
     }
-    // The most frequent number by far.
+    // By far the most frequent number.
     if digits == b"       0" { Some(0) } else { eight_columns(*digits) }
 }
 
-/// A decimal number in eight columns, with blanks before it. Each column is a byte of a word, and all are read at once.
+/// A decimal number, right-aligned in eight columns that are padded with blanks. All columns are processed at once, as
+/// the bytes of a word.
 #[inline]
 fn eight_columns(columns: [u8; 8]) -> Option<u64> {
     const EACH: u64 = 0x0101_0101_0101_0101;
-    // The first column is the lowest byte. A digit becomes its value, a blank 16.
+    // The first column is the lowest byte. A digit becomes its value, a blank becomes 16.
     let word = u64::from_le_bytes(columns) ^ (EACH * u64::from(b'0'));
     let blanks = (word ^ (EACH * 16)).trailing_zeros() / 8;
-    // A blank counts as the digit 0. In a word of nothing but blanks, there is no number.
+    // A blank counts as the digit 0. A word of blanks only has no number, and the shift fails.
     let word = word.checked_shr(8 * blanks)? << (8 * blanks);
-    // Adding 118 makes any byte above 9 exceed 127.
+    // Adding 118 to a byte above 9 sets its highest bit, unless the bit is already set.
     if (word.wrapping_add(EACH * 118) | word) & (EACH * 128) != 0 {
         return None;
     }
-    // Sums of two, then four, then eight columns.
+    // Add up pairs of columns, then groups of four, then all eight.
     let word = word * 10 + (word >> 8);
     let upper = (word & 0x0000_00ff_0000_00ff).wrapping_mul(100 + (1_000_000 << 32));
     let lower = ((word >> 16) & 0x0000_00ff_0000_00ff).wrapping_mul(1 + (10_000 << 32));
     Some(upper.wrapping_add(lower) >> 32)
 }
 
-/// The number, which may be negative, in a file that holds nothing else.
+/// The number in a file that contains only one number, possibly negative.
 pub fn signed(text: &[u8]) -> Option<i32> {
     str::from_utf8(text.trim_ascii()).ok()?.parse().ok()
 }
 
-/// The number of a key in a text of lines `key number`, the kernel's flat keyed format: memory.stat and vmstat.
+/// The number of a key in lines of the form `key number`, the kernel's flat keyed format: memory.stat and vmstat.
 pub fn flat_keyed(text: &[u8], key: &[u8]) -> Option<u64> {
     let value = |line: &'_ [u8]| decimal(line.strip_prefix(key)?.strip_prefix(b" ")?);
     lines(text).find_map(value)
 }
 
-/// Decimal digits, all of them and nothing else. `None` if there are none, or if they exceed 64 bits.
+/// A number that consists of decimal digits only. `None` if the text is empty or the number exceeds 64 bits.
 pub fn decimal(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() {
         return None;
@@ -184,7 +185,7 @@ mod tests {
         assert_eq!(number(b""), None);
     }
 
-    /// What the two general readers make of a line.
+    /// What the two general functions find in a line.
     fn slowly(wanted: &[u8], line: &[u8]) -> Option<u64> {
         let (found, value) = key(line.strip_suffix(b"\n")?)?;
         (found == wanted).then(|| kilobytes(value))?

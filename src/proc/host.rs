@@ -1,4 +1,4 @@
-//! The machine: what memory it has, and how much of that is left for us.
+//! The machine's memory, and how much of it we can still allocate.
 
 use std::ffi::CString;
 use std::mem::MaybeUninit;
@@ -10,41 +10,41 @@ use super::error::Error;
 use super::fields;
 use super::root::{Root, read_if_visible};
 
-/// Memory of the machine, in bytes. `None` where the kernel does not say.
+/// The memory of the machine, in bytes. `None` if the kernel does not say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Host {
     /// RAM (MemTotal).
     pub memory_total: Option<u64>,
-    /// What can be allocated without swapping (MemAvailable, Linux 3.14).
+    /// Memory that can be allocated without swapping (MemAvailable, Linux 3.14).
     pub memory_available: Option<u64>,
-    /// Swap (SwapTotal).
+    /// The size of swap (SwapTotal).
     pub swap_total: Option<u64>,
     /// Free swap (SwapFree).
     pub swap_free: Option<u64>,
-    /// The limit on committed memory, if `overcommit_memory` is 2 (CommitLimit).
+    /// The limit on committed memory, which applies if `overcommit_memory` is 2 (CommitLimit).
     pub commit_limit: Option<u64>,
     /// Committed memory (Committed_AS).
     pub committed: Option<u64>,
-    /// How the kernel overcommits: 0 by a heuristic, 1 always, 2 never beyond the limit (vm.overcommit_memory).
+    /// How the kernel overcommits: 0 by a heuristic, 1 always, 2 never more than the limit (vm.overcommit_memory).
     pub overcommit_memory: Option<i32>,
     /// The default size of a huge page (Hugepagesize).
     pub huge_page_size: Option<u64>,
     /// The number of huge pages of that size (HugePages_Total), not bytes.
     pub huge_pages_total: Option<u64>,
-    /// Those that are not allocated (HugePages_Free).
+    /// The number of huge pages that are not allocated (HugePages_Free).
     pub huge_pages_free: Option<u64>,
-    /// Those that are free, and reserved (HugePages_Rsvd).
+    /// The number of free huge pages that are reserved (HugePages_Rsvd).
     pub huge_pages_reserved: Option<u64>,
     /// The number of processes that the OOM killer has killed since boot (oom_kill in vmstat, Linux 4.13).
     pub oom_kills: Option<u64>,
-    /// The size of the file system of POSIX shared memory (/dev/shm).
+    /// The size of the file system for POSIX shared memory (/dev/shm).
     pub dev_shm_size: Option<u64>,
-    /// What is free in that file system.
+    /// The free space in that file system.
     pub dev_shm_available: Option<u64>,
 }
 
 impl Host {
-    /// Reads that of the machine whose file systems are below `root`.
+    /// Reads the memory of the machine whose file systems are below `root`.
     pub fn read(root: &Root) -> Result<Self, Error> {
         let read = |path| read_if_visible(&root.path(path)).map(Option::unwrap_or_default);
         let meminfo = read("/proc/meminfo")?;
@@ -60,7 +60,7 @@ impl Host {
         })
     }
 
-    /// Takes from a whole meminfo file what is known. Other keys and lines are skipped.
+    /// Parses a whole meminfo file. Unknown keys and lines of another form are skipped.
     fn parse(meminfo: &[u8]) -> Self {
         let mut host = Host::default();
         for line in fields::lines(meminfo) {
@@ -83,8 +83,9 @@ impl Host {
         host
     }
 
-    /// How much more memory we can allocate without swapping, and which of our cgroups sets that bound; none of them if it is the
-    /// machine as a whole. `None` if it is unknown: our cgroups are hidden, or one of them has a limit and hides its usage.
+    /// How much more memory we can allocate without swapping, and the cgroup that sets this limit, or `None` if the
+    /// machine sets it. The whole is `None` if the headroom is unknown: our cgroups are hidden, or one has a limit but
+    /// hides its usage.
     pub fn headroom<'a>(&self, cgroups: Option<&'a [Cgroup]>) -> Option<(u64, Option<&'a Cgroup>)> {
         let mut least = (self.memory_available?, None);
         for cgroup in cgroups? {
@@ -99,7 +100,7 @@ impl Host {
     }
 }
 
-/// The size of a file system, and what is free of it.
+/// The size of a file system, and its free space.
 fn space(path: &Path) -> Option<(u64, u64)> {
     let path = CString::new(path.as_os_str().as_bytes()).ok()?;
     let mut space = MaybeUninit::uninit();
@@ -109,7 +110,7 @@ fn space(path: &Path) -> Option<(u64, u64)> {
     }
     // SAFETY: statvfs() has not failed, and so has filled it.
     let space: libc::statvfs = unsafe { space.assume_init() };
-    // A tmpfs without a limit says that it has none.
+    // A tmpfs without a limit reports 0.
     let size = space.f_blocks.checked_mul(space.f_frsize).filter(|&size| size > 0)?;
     Some((size, space.f_bavail.checked_mul(space.f_frsize)?))
 }
@@ -134,7 +135,7 @@ mod tests {
         assert_eq!(host.memory_total, Some(total));
     }
 
-    /// What sysinfo(2) says.
+    /// The RAM according to sysinfo(2).
     fn libc_memory() -> u64 {
         let mut info = MaybeUninit::<libc::sysinfo>::uninit();
         // SAFETY: the struct is ours to fill.
@@ -211,7 +212,7 @@ mod tests {
         let wide = cgroup(Some(Limit::Bytes(5000)), 500, Some(100));
         assert_eq!(host.headroom(Some(&[unlimited.clone(), wide.clone()])), Some((1000, None)));
 
-        // The ancestor has the larger limit, and less of it left.
+        // The ancestor has the larger limit, but less of it is left.
         let own = cgroup(Some(Limit::Bytes(900)), 300, Some(100));
         let ancestor = cgroup(Some(Limit::Bytes(2000)), 1900, Some(300));
         let cgroups = [own, unlimited, ancestor, wide];

@@ -1,4 +1,4 @@
-//! `/proc/PID/stat`, as far as it says which process this is.
+//! `/proc/PID/stat`: which process this is.
 
 use memchr::memrchr;
 
@@ -6,7 +6,7 @@ use super::error::Malformed;
 use super::fields;
 use super::process::Pid;
 
-/// What tells a process from others that have, had or will have its pid.
+/// Distinguishes a process from others that had or will have the same pid.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Identity {
     /// The pid of its parent.
@@ -16,17 +16,17 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Parses stat. `None` for a process that has exited or has already given up its address space, and for a thread, which
-    /// has an unlisted directory in `/proc` too, but no signal to send to a parent.
+    /// Parses stat. `None` for a process that has exited or has given up its address space. Also `None` for a thread:
+    /// its directory in `/proc` can be opened although it is not listed, but it has no exit signal.
     pub fn parse(stat: &[u8]) -> Result<Option<Self>, Malformed> {
         Self::parse_fields(stat).ok_or(Malformed::LINE)
     }
 
     fn parse_fields(stat: &[u8]) -> Option<Option<Self>> {
-        // The second field is the program's name in parentheses, and the name may contain anything, parentheses too.
+        // The second field is the program's name in parentheses. The name may contain anything, including parentheses.
         let fields = stat.get(memrchr(b')', stat)? + 1..)?.trim_ascii();
         let mut fields = fields.split(|&byte| byte == b' ');
-        // Numbered as in proc(5), where the name is field 2.
+        // Fields are numbered as in proc(5), where the name is field 2.
         let state = fields.next()?;
         let parent = Pid::try_from(fields::decimal(fields.next()?)?).ok()?;
         let start_time = fields::decimal(fields.nth(22 - 5)?)?;
@@ -46,7 +46,7 @@ mod tests {
 
     use super::*;
 
-    /// stat(5) of a sleeping process with a start time of 4711, a virtual size of 8192 and an exit signal of 17.
+    /// A stat file of a sleeping process, with a start time of 4711, a virtual size of 8192 and an exit signal of 17.
     const STAT: &str =
         "12 (NAME) S 7 1 1 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 4711 8192 3 1 1 1 1 1 1 0 0 0 0 0 0 0 17 0 0 0 0\n";
 

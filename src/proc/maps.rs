@@ -1,7 +1,8 @@
-//! The line that describes a mapping's place: every line of `/proc/PID/maps`, and the header of each record of smaps.
+//! The line that describes where a mapping is: every line of `/proc/PID/maps`, and the header of each record of smaps.
 //!
-//! `start-end perms offset major:minor inode [padding path]`. All numbers but the inode are hexadecimal. The path is all that
-//! follows the padding, to the end of the line: it may contain blanks, ` (deleted)` and any byte but a newline.
+//! `start-end perms offset major:minor inode [padding path]`. All numbers except the inode are hexadecimal. The path is
+//! everything after the padding, up to the end of the line: it may contain blanks, ` (deleted)` and any byte but a
+//! newline.
 
 use std::iter;
 use std::ops::Range;
@@ -11,33 +12,33 @@ use memchr::memchr;
 use super::error::Malformed;
 use super::fields;
 
-/// Where a mapping is and what is mapped. Texts are as the kernel prints them.
+/// Where a mapping is, and what is mapped there. Texts are as the kernel prints them.
 #[derive(Clone, Debug)]
 pub struct Header<'a> {
     /// Start address, hexadecimal.
     pub start: &'a [u8],
     /// End address (exclusive), hexadecimal.
     pub end: &'a [u8],
-    /// The addresses. `None` if one exceeds 64 bits.
+    /// The addresses as numbers. `None` if one exceeds 64 bits.
     pub range: Option<Range<u64>>,
-    /// Such as `rw-p`.
+    /// Permissions, such as `rw-p`.
     pub permissions: &'a [u8],
     /// Offset into the file in bytes, hexadecimal. See [`Header::byte_offset`].
     pub offset: &'a [u8],
-    /// `major:minor`, hexadecimal, each at least two digits wide.
+    /// `major:minor` of the device, hexadecimal, each at least two digits wide.
     pub device: &'a [u8],
-    /// The first part of the device.
+    /// The device's major number.
     pub major: &'a [u8],
-    /// The second part of the device.
+    /// The device's minor number.
     pub minor: &'a [u8],
-    /// `None` if it exceeds 64 bits.
+    /// The inode. `None` if it exceeds 64 bits.
     pub inode: Option<u64>,
-    /// The path or the kernel's name for the mapping; empty if it has none.
+    /// The path, or the kernel's name for the mapping. Empty if it has none.
     pub path: &'a [u8],
 }
 
 impl<'a> Header<'a> {
-    /// Parses a line. `None` if it is not one of this form.
+    /// Parses a line. `None` if it does not have this form.
     #[inline]
     pub fn parse(line: &'a [u8]) -> Option<Self> {
         let (start, first, rest) = hexadecimal(line, b'-')?;
@@ -50,7 +51,7 @@ impl<'a> Header<'a> {
         let device = &device_on[..major.len() + 1 + minor.len()];
         let digits = rest.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(rest.len());
         let (inode, rest) = rest.split_at(digits);
-        // Nothing but padding comes between the inode and the path, and a path never starts with a blank.
+        // There is only padding between the inode and the path, and a path never starts with a blank.
         let blanks = rest.iter().position(|&byte| byte != b' ').unwrap_or(rest.len());
         let path = &rest[blanks..];
         let is_header = !inode.is_empty() && (path.is_empty() || blanks > 0) && !permissions.contains(&b' ');
@@ -70,7 +71,8 @@ impl<'a> Header<'a> {
     }
 }
 
-/// Each line of a whole maps file, with its addresses. An error for a line that has another form, or lacks its newline.
+/// The lines of a maps file, each with its addresses as numbers. A line of another form or without its newline gives an
+/// error.
 pub fn lines(text: &[u8]) -> impl Iterator<Item = Result<(Header<'_>, Range<u64>), Malformed>> {
     let mut rest = text;
     iter::from_fn(move || {
@@ -84,7 +86,7 @@ pub fn lines(text: &[u8]) -> impl Iterator<Item = Result<(Header<'_>, Range<u64>
     })
 }
 
-/// What each byte is worth as a hexadecimal digit. [`NO_DIGIT`] if it is none.
+/// The value of each byte as a hexadecimal digit, or [`NO_DIGIT`].
 const DIGITS: [u8; 256] = {
     let mut digits = [NO_DIGIT; 256];
     let mut value = 0;
@@ -97,14 +99,14 @@ const DIGITS: [u8; 256] = {
 };
 const NO_DIGIT: u8 = 16;
 
-/// A number with one more hexadecimal digit. `None` if it exceeds 64 bits.
+/// Appends a hexadecimal digit to a number. `None` if the result exceeds 64 bits.
 #[inline]
 fn shifted_in(number: u64, digit: u8) -> Option<u64> {
     (number >> 60 == 0).then_some(number << 4 | u64::from(digit))
 }
 
-/// The hexadecimal digits that a text starts with, their number, unless it exceeds 64 bits, and what follows after the byte
-/// `end`. `None` if there is no digit, or if another byte follows the digits.
+/// The hexadecimal digits at the start of a text, their value (`None` if it exceeds 64 bits), and what follows the byte
+/// `end` after them. `None` if there is no digit, or if another byte follows the digits.
 #[inline]
 fn hexadecimal(text: &[u8], end: u8) -> Option<(&[u8], Option<u64>, &[u8])> {
     let mut number = Some(0);
@@ -129,7 +131,7 @@ mod tests {
 
     use super::super::{category, page_tables, segment};
 
-    /// All that is read from maps.
+    /// Compares everything that is derived from maps with its oracle.
     fn assert_agrees(text: &[u8]) {
         super::naive::assert_agrees(text);
         category::naive::assert_agrees(text);

@@ -1,10 +1,10 @@
-//! The kernel's side: what `/proc` prints, and how to read it without being misled.
+//! What the kernel prints under `/proc`, and how to read it without being misled.
 //!
-//! Nothing here links Postgres, although [`category`] and [`segment`] know what Postgres maps. The directory below which the
-//! kernel's file systems are is an argument ([`root::Root`]), so that a test can make one up.
+//! Nothing here links Postgres, although [`category`] and [`segment`] know which mappings Postgres makes. The directory
+//! that contains the kernel's file systems is an argument ([`root::Root`]), so that a test can make up a system.
 //!
-//! A callback named `check_interrupts` is called at short intervals while a call lasts. It may unwind; whatever was opened by
-//! then is closed.
+//! A callback named `check_interrupts` is called at short intervals. It may unwind; all files that are open are then
+//! closed.
 
 pub mod address_space;
 pub mod buffer;

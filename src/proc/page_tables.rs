@@ -1,11 +1,12 @@
-//! How much memory page tables need, and how much of it huge pages would save.
+//! The size of page tables, and how much of it huge pages would save.
 //!
-//! Each process has page tables of its own, also for memory that it shares. A table of the lowest level is a page that has an
-//! entry of 8 bytes for each page of a stretch of address space: with pages of 4 kB, 4 kB for 2 MB. It exists from the first
-//! touch on, however few pages of the stretch are touched. Huge pages need no such level.
+//! Each process has its own page tables, even for memory that it shares. A table of the lowest level is one page, with
+//! an entry of 8 bytes for each page of a part of the address space: with pages of 4 kB, it covers 2 MB. It is
+//! allocated when any page of that part is touched for the first time. Huge pages do not need the lowest level.
 //!
-//! The kernel counts the size of a process's tables, and not what they are for. [`UpperBound`] says how large they can be at
-//! most for everything but the main shared memory segment; what exceeds it is for the main segment.
+//! The kernel counts the size of a process's page tables, but does not say what they map. [`UpperBound`] is the largest
+//! possible size of the tables for everything except the main shared memory segment. What exceeds it is for that
+//! segment.
 
 use std::ops::Range;
 
@@ -13,24 +14,25 @@ use super::system::page_size;
 
 const ENTRY: u64 = 8;
 
-/// An upper bound on the size of a process's page tables if the main segment had none of the lowest level.
+/// An upper bound on the size of a process's page tables, without the lowest level for the main segment.
 #[derive(Debug)]
 pub struct UpperBound {
     page_size: u64,
     tables: u64,
-    /// For each level below the topmost: how many bits of an address a table spans, and the end of the last one counted.
+    /// For each level below the topmost: how many bits of an address a table covers, and the end of the last table
+    /// counted.
     levels: [(u32, u64); 3],
 }
 
 impl UpperBound {
-    /// That of a process without mappings.
+    /// The bound for a process without mappings.
     pub fn new() -> Self {
         let page_size = page_size();
         let index_bits = (page_size / ENTRY).ilog2();
         UpperBound { page_size, tables: 0, levels: [1, 2, 3].map(|level| (page_size.ilog2() + level * index_bits, 0)) }
     }
 
-    /// Adds a mapping. They must come in the order of their addresses.
+    /// Adds a mapping. Mappings must be added in the order of their addresses.
     pub fn add(&mut self, range: &Range<u64>, is_main_segment: bool) {
         for (level, (bits, counted)) in self.levels.iter_mut().enumerate() {
             if level == 0 && is_main_segment {
@@ -48,9 +50,9 @@ impl UpperBound {
     }
 }
 
-/// A lower bound on the page-table memory that a process would save if the main segment, of this size, were on huge pages. In
-/// bytes, from the size of its page tables, and the bound on those for everything else. The bound must come from maps that are
-/// not older than the counters.
+/// A lower bound, in bytes, on the page-table memory that a process would save if the main segment were on huge pages.
+/// The arguments are the size of the process's page tables, the [`UpperBound`], and the size of the main segment. The
+/// upper bound must come from maps that are not older than the counter of page tables.
 pub fn saved_by_huge_pages(page_tables: u64, bound: u64, main_segment: u64) -> u64 {
     let page_size = page_size();
     let all = main_segment.div_ceil(page_size * page_size / ENTRY).saturating_mul(page_size);
@@ -78,7 +80,7 @@ mod tests {
         bound
     }
 
-    // The numbers below are those of pages of 4 kB.
+    // The expected numbers are for pages of 4 kB.
     #[cfg(target_arch = "x86_64")]
     #[test]
     fn a_table_for_each_stretch_that_is_mapped() {
@@ -86,9 +88,9 @@ mod tests {
         let line = |start: u64, end: u64| format!("{start:x}-{end:x} rw-p 00000000 00:00 0 \n");
         const MB: u64 = 1 << 20;
         assert_eq!(tables(""), 0);
-        // One of each level.
+        // One table of each level.
         assert_eq!(tables(&line(0, 4096)), 3);
-        // Two mappings in the same stretch, then one that begins there and ends in the next.
+        // Two mappings covered by the same tables, then a third that needs one more.
         let two = line(0, 4096) + &line(8192, 12288);
         assert_eq!(tables(&two), 3);
         assert_eq!(tables(&(two + &line(16384, 2 * MB + 4096))), 4);
@@ -96,7 +98,7 @@ mod tests {
         assert_eq!(tables(&line(0, 1 << 40)), (1 << 19) + (1 << 10) + 2);
         // Huge pages need the upper levels, too.
         assert_eq!(tables(&line(MAIN, MAIN + 4096 * MB)), 4 + 1);
-        // No kernel's: the whole address space, twice.
+        // No kernel prints this: the whole address space, twice.
         assert_eq!(tables(&line(0, u64::MAX).repeat(2)), (1 << 34) + (1 << 25));
     }
 
@@ -104,17 +106,17 @@ mod tests {
     #[test]
     fn what_is_saved() {
         const GB: u64 = 1 << 30;
-        // What the process has beyond the rest.
+        // The amount by which the tables exceed the bound.
         assert_eq!(saved_by_huge_pages(1_500_000, 500_000, GB), 1_000_000);
         // Not more than the segment can need.
         assert_eq!(saved_by_huge_pages(9_500_000, 500_000, GB), 2 << 20);
-        // Nothing beyond the rest.
+        // Nothing if the tables do not exceed the bound.
         assert_eq!(saved_by_huge_pages(500_000, 600_000, GB), 0);
     }
 
     #[test]
     fn those_of_a_process_are_not_more() {
-        // Of one that waits, for other tests map and touch memory here.
+        // Use a child that waits, because other tests map and touch memory in this process.
         let child = Running::waiting();
         let read = |name| std::fs::read(format!("/proc/{}/{name}", child.pid())).unwrap();
         let bound = bound(&read("maps")).bytes();

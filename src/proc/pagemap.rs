@@ -1,12 +1,12 @@
-//! `/proc/PID/pagemap`: which pages of its private mappings a process really has, and which of them no other process maps.
+//! `/proc/PID/pagemap`: which pages of its private mappings a process has, and which of them no other process maps.
 //!
-//! pagemap has eight bytes for each page of the address space, and reading them makes the kernel look at page tables only.
-//! smaps says the same and more, but walks the pages of shared memory too, again for every process. Here only private
-//! mappings are read, so the cost grows with the process's own memory.
+//! pagemap has eight bytes for each page of the address space. To print them, the kernel only reads page tables. smaps
+//! says the same and more, but the kernel also visits the pages of shared memory, again for every process. Only private
+//! mappings are read here, so the cost depends on the process's own memory.
 //!
-//! Adjacent mappings are read together, in large chunks into one buffer. A mapping that is large, or that allows no access,
-//! is likely to be a mere reservation, of up to terabytes. For it the kernel is first asked which parts have pages at all
-//! (`PAGEMAP_SCAN`, Linux 6.7). On an older kernel a mapping without access is taken to be empty.
+//! Adjacent mappings are read together, in large chunks, into one buffer. A mapping that is large or that allows no
+//! access is probably only reserved address space, which may be terabytes. So the kernel is first asked which parts of
+//! it have pages (`PAGEMAP_SCAN`, Linux 6.7). On an older kernel, a mapping that allows no access counts as empty.
 
 use std::fs::{self, File};
 use std::io;
@@ -18,25 +18,25 @@ use std::os::unix::fs::FileExt;
 use super::root::Root;
 use super::system::{page_size, release_is_at_least};
 
-/// What a process has in some of its memory, in bytes.
+/// The pages in a part of the address space, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PageTotals {
-    /// In RAM, including the zero page wherever it is mapped.
+    /// Resident, including the zero page, which counts each time it is mapped.
     pub resident: u64,
-    /// In RAM and mapped by no other process.
+    /// Resident and mapped by no other process.
     pub private: u64,
     /// In swap.
     pub swap: u64,
 }
 
-/// The size from which on the kernel is asked which parts of a mapping have pages at all.
+/// For a mapping of at least this size, the kernel is asked first which parts of it have pages.
 const LARGE: u64 = 1 << 30;
 
-/// The longest run of empty pages, in pages, that is read along with its neighbours: that costs less than another read.
+/// The longest gap between pages, in pages, that is read along with them, because that costs less than another read.
 const MERGE_GAP: u64 = 128;
 
-/// The number of pages that are read at a time: 64 kB of entries. The allocator would take a larger buffer from the kernel
-/// anew in each call.
+/// The number of pages that are read at a time: 64 kB of entries. The allocator would get a larger buffer from the
+/// kernel anew in each call.
 const CHUNK_PAGES: usize = 8 * 1024;
 
 /// The size of an entry, in bytes.
@@ -44,17 +44,18 @@ const ENTRY: usize = size_of::<u64>();
 
 const PRESENT: u64 = 1 << 63;
 const SWAPPED: u64 = 1 << 62;
-/// From Linux 6.15 on. Before 4.2 the page's size was in these bits, and is never this single one.
+/// A guard page, since Linux 6.15. Before 4.2, bits 55 to 60 contain the page shift, which is at least 12: it never
+/// sets only bit 58 among bits 57 to 60.
 const GUARD: u64 = 1 << 58;
 const AROUND_GUARD: u64 = 0b1111 << 57;
 const EXCLUSIVE: u64 = 1 << 56;
 
-/// A range of the address space that begins and ends between pages.
+/// A range of the address space that starts and ends at page boundaries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Span {
-    /// Its addresses.
+    /// The addresses.
     pub range: Range<u64>,
-    /// Whether the process may read, write or execute it.
+    /// Whether the process may read, write or execute the memory.
     pub has_access: bool,
 }
 
@@ -63,15 +64,15 @@ pub struct Pagemap<'a> {
     file: File,
     page_size: u64,
     entries: &'a mut Entries,
-    /// Whether the process had an address space when its pagemap was opened. `None` until that was tried.
+    /// Whether the process had an address space when its pagemap was opened. `None` until that has been checked.
     has_pages: Option<bool>,
 }
 
-/// Room for the entries of consecutive pages, used again and again.
+/// A reusable buffer for the entries of consecutive pages.
 #[derive(Debug, Default)]
 pub struct Entries {
     bytes: Vec<u8>,
-    /// The page of the first entry.
+    /// The number of the page that the first entry describes.
     first: u64,
     count: u64,
 }
@@ -82,15 +83,15 @@ impl<'a> Pagemap<'a> {
         Pagemap { file, page_size: page_size(), entries, has_pages: None }
     }
 
-    /// What the process has in each span: `visit` gets it with the span's position. The spans must be in the order of their
-    /// addresses. Calls `check_interrupts`, which may unwind, after each read.
+    /// Adds up the pages of each span, and passes the span's position and its totals to `visit`. The spans must be in
+    /// the order of their addresses. Calls `check_interrupts`, which may unwind, after each read.
     pub fn totals(
         &mut self,
         spans: &[Span],
         mut check_interrupts: impl FnMut(),
         mut visit: impl FnMut(usize, PageTotals),
     ) -> io::Result<()> {
-        // The last of the adjacent spans that are read together.
+        // The position of the last of the adjacent spans that are read together.
         let mut last = 0;
         for (at, span) in spans.iter().enumerate() {
             let mut totals = PageTotals::default();
@@ -107,7 +108,7 @@ impl<'a> Pagemap<'a> {
         Ok(())
     }
 
-    /// Adds up the entries of a range. Reads ahead, no further than to `until`.
+    /// Adds the entries of a range to `totals`. May read further entries into the buffer, up to the address `until`.
     fn count(
         &mut self,
         range: Range<u64>,
@@ -122,17 +123,17 @@ impl<'a> Pagemap<'a> {
                 self.entries.fill(&self.file, page, until / self.page_size)?;
                 check_interrupts();
                 if self.entries.count == 0 {
-                    // Beyond what the kernel has entries for.
+                    // The kernel has no entries for addresses this high.
                     return Ok(());
                 }
             }
             let stop = end.min(self.entries.pages().end);
-            // Without a branch, so that the compiler makes vectors of it.
+            // No branches, so that the compiler can use vector instructions.
             let [mut resident, mut private, mut swapped] = [0; 3];
             for entry in self.entries.of_pages(page, stop) {
                 resident += u64::from(entry & PRESENT != 0);
                 private += u64::from(entry & (PRESENT | EXCLUSIVE) == PRESENT | EXCLUSIVE);
-                // A guard page is marked as swapped, and occupies no swap.
+                // A guard page is marked as swapped, but is not in swap.
                 swapped += u64::from(entry & SWAPPED != 0) & u64::from(entry & AROUND_GUARD != GUARD);
             }
             totals.resident += resident * self.page_size;
@@ -143,8 +144,8 @@ impl<'a> Pagemap<'a> {
         Ok(())
     }
 
-    /// Adds up the entries of those parts of a range that have pages, in RAM or in swap. False if this kernel cannot tell
-    /// which they are.
+    /// Adds the entries of those parts of a range that have pages, resident or in swap, to `totals`. Returns false if
+    /// this kernel cannot find those parts.
     fn scan(
         &mut self,
         range: &Range<u64>,
@@ -164,11 +165,11 @@ impl<'a> Pagemap<'a> {
                 vec: regions.as_mut_ptr().expose_provenance() as u64,
                 vec_len: regions.len() as u64,
                 category_anyof_mask: PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
-                // Without a difference between the two, neighbours are one region.
+                // Return no categories, so that adjacent resident and swapped pages are one region.
                 return_mask: 0,
                 ..Scan::default()
             };
-            // SAFETY: the kernel writes to `scan`, and to the regions that it points to, no more than it says there are.
+            // SAFETY: the kernel writes only to `scan` and to `regions`, and not more than `vec_len` regions.
             let count = unsafe { libc::ioctl(self.file.as_raw_fd(), PAGEMAP_SCAN, &raw mut scan) };
             let error = io::Error::last_os_error();
             check_interrupts();
@@ -194,7 +195,7 @@ impl<'a> Pagemap<'a> {
     }
 
     /// Whether the process had an address space when its pagemap was opened. Some kernels from 6.7 to 6.15 crash when
-    /// they are asked to scan one that had none; a read gives nothing then, and so tells.
+    /// they scan a pagemap without an address space. A read of it is safe and returns nothing.
     fn has_pages(&mut self, address: u64) -> io::Result<bool> {
         if self.has_pages.is_none() {
             let mut entry = [0; ENTRY];
@@ -205,12 +206,12 @@ impl<'a> Pagemap<'a> {
     }
 }
 
-/// Whether a span is read without asking first which parts of it have pages.
+/// Whether a span is read without asking the kernel first which parts of it have pages.
 fn is_small(span: &Span) -> bool {
     span.has_access && span.range.end.saturating_sub(span.range.start) < LARGE
 }
 
-/// One pread(2) of entries from a page on, repeated only if a signal came first.
+/// Calls pread(2) for entries, starting at `page`. Calls it again if a signal interrupts it.
 fn read_at(file: &File, space: &mut [u8], page: u64) -> io::Result<usize> {
     loop {
         match file.read_at(space, page * ENTRY as u64) {
@@ -221,12 +222,12 @@ fn read_at(file: &File, space: &mut [u8], page: u64) -> io::Result<usize> {
 }
 
 impl Entries {
-    /// The pages that there are entries of.
+    /// The pages whose entries are in the buffer.
     fn pages(&self) -> Range<u64> {
         self.first..self.first + self.count
     }
 
-    /// Reads the entries from a page on, no further than to `until`.
+    /// Reads the entries that start at `page` and end before `until`, as many as the buffer can store.
     fn fill(&mut self, file: &File, page: u64, until: u64) -> io::Result<()> {
         if self.bytes.is_empty() {
             self.bytes
@@ -241,7 +242,7 @@ impl Entries {
         Ok(())
     }
 
-    /// The entries of some of the pages.
+    /// The entries of the pages from `start` to `end`, which must be in the buffer.
     fn of_pages(&self, start: u64, end: u64) -> impl Iterator<Item = u64> {
         let (entries, _) = self.bytes.as_chunks();
         let at = |page: u64| (page - self.first) as usize;
@@ -249,7 +250,7 @@ impl Entries {
     }
 }
 
-// From linux/fs.h, Linux 6.7. All of it is 64 bits wide.
+// From linux/fs.h of Linux 6.7. All fields are 64 bits wide.
 
 const PAGE_IS_PRESENT: u64 = 1 << 3;
 const PAGE_IS_SWAPPED: u64 = 1 << 4;
@@ -285,7 +286,7 @@ struct Region {
     categories: u64,
 }
 
-/// Whether the kernel tells which pages are mapped by one process alone: from 4.2 on, unless it is built without pagemap.
+/// Whether the kernel says which pages only one process maps: since Linux 4.2, unless it is built without pagemap.
 pub fn tells_private(root: &Root) -> bool {
     release_is_at_least((4, 2)) && fs::exists(root.path("/proc/self/pagemap")).unwrap_or(true)
 }

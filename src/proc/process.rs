@@ -1,13 +1,13 @@
-//! One process, pinned so that nothing it does can make us report another one's memory, or half of its own.
+//! A process, pinned so that we never report another process's memory, or only half of its own.
 //!
-//! A pid is a name, and the kernel gives names again. [`Process::pin`] therefore opens the directory `/proc/PID` once and
-//! reaches every file through that descriptor: when the process is gone, the descriptor leads nowhere, whichever process
-//! has the pid by then. [`Process::read`] checks after a file was read that the process is still the same, and alive
-//! ([`Process::revalidate`]). That is what keeps half-read files out: the smaps of a process that dies while it is read ends
-//! early but cleanly, as if its mappings had been fewer. To check for a zombie is not enough. An exiting process first gives
-//! up its address space, which ends its smaps, and becomes a zombie later; meanwhile its state is running. But from the
-//! moment at which the file can end early, stat reports a virtual size of 0. An exec gives up the address space too, and
-//! leaves the rest as it was, so the program is compared again as well.
+//! A pid can be reused. [`Process::pin`] therefore opens the directory `/proc/PID` once, and every file is opened
+//! through that descriptor. After the process has exited, files can no longer be opened through it, even if another
+//! process has the pid by then. After each file, [`Process::read`] checks that the process is still the same and alive
+//! ([`Process::revalidate`]), because the smaps of a process that exits while it is read ends early without an error,
+//! as if the process had fewer mappings. It is not enough to check for a zombie: an exiting process gives up its
+//! address space first, which ends its smaps, and becomes a zombie later. In between, its state is still running, but
+//! stat already reports a virtual size of 0. An exec also gives up the address space, but keeps the pid and the start
+//! time, so the program is compared as well.
 
 use std::ffi::{CStr, OsStr};
 use std::fs::{File, Metadata, OpenOptions};
@@ -25,10 +25,10 @@ use super::identity::Identity;
 use super::root::Root;
 use super::system::TICK;
 
-/// A kernel process identifier.
+/// A process identifier.
 pub type Pid = i32;
 
-/// A file, whatever it is called.
+/// Identifies a file, independent of its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct FileId {
     pub device: u64,
@@ -48,12 +48,12 @@ pub struct Process {
     directory: File,
     path: PathBuf,
     pub(super) identity: Identity,
-    /// The program that it runs, where we may see that.
+    /// The program that the process runs, if we may see it.
     pub(super) program: Option<FileId>,
 }
 
 impl Process {
-    /// Pins any process.
+    /// Pins a process, whether it is in the process tree or not.
     pub(super) fn pin(root: &Root, pid: Pid) -> Result<Self, Error> {
         let path = root.path(format!("/proc/{pid}"));
         let directory = OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(&path);
@@ -64,7 +64,7 @@ impl Process {
         Ok(process)
     }
 
-    /// Its pid.
+    /// The pid.
     pub fn pid(&self) -> Pid {
         self.pid
     }
@@ -74,15 +74,15 @@ impl Process {
         self.path.join(Path::new(OsStr::from_bytes(name.to_bytes())))
     }
 
-    /// Reads the whole of one of the process's files into `buffer`, and proves that it is whole: the process is still the
-    /// same, and alive. Calls `check_interrupts`, which may unwind, after each read.
+    /// Reads a whole file of the process into `buffer`, and checks that the process is still the same and alive, so
+    /// that the content is complete. Calls `check_interrupts`, which may unwind, after each read.
     pub fn read(&self, name: &CStr, buffer: &mut Buffer, check_interrupts: impl FnMut()) -> Result<(), Error> {
         self.read_unchecked(name, buffer, check_interrupts)?;
         self.revalidate()
     }
 
-    /// As [`Process::read`], but proves nothing: for a caller that calls [`Process::revalidate`] after the last of several
-    /// files.
+    /// Like [`Process::read`], but without the check. The caller must call [`Process::revalidate`] after reading the
+    /// last of several files.
     pub(super) fn read_unchecked(
         &self,
         name: &CStr,
@@ -94,8 +94,8 @@ impl Process {
         buffer.append(&mut file, check_interrupts).map_err(|source| Error::of_process(source, || self.path(name)))
     }
 
-    /// Reads several small files into `buffer`, each with a single read(2), which returns all that the kernel prints at once.
-    /// Proves nothing: the last of the files must.
+    /// Reads several small files into `buffer`, each with a single read(2), which returns everything that the kernel
+    /// prints at once. Does not check the process: the caller must do that.
     pub(super) fn read_small<'b, const N: usize>(
         &self,
         names: [&CStr; N],
@@ -115,21 +115,21 @@ impl Process {
     /// The process's title, as ps shows it.
     pub fn title<'b>(&self, buffer: &'b mut Buffer) -> Result<&'b [u8], Error> {
         self.read(c"cmdline", buffer, || ())?;
-        // It stands where the arguments were, and is filled up with blanks or zero bytes.
+        // The title overwrites the arguments, and is padded with blanks or zero bytes.
         let is_padding = |byte: &u8| matches!(byte, 0 | b' ');
         let text = buffer.text();
         Ok(&text[..text.iter().rposition(|byte| !is_padding(byte)).map_or(0, |last| last + 1)])
     }
 
-    /// When the process was started, in microseconds since the epoch, for a system that was started at `boot_time`. As exact as
-    /// the kernel's clock ticks, and the same in each call unless the system's clock is set.
+    /// When the process was started, in microseconds since the epoch, if the system was started at `boot_time`. As
+    /// exact as the kernel's clock ticks, and the same in each call unless the system's clock is set.
     pub(super) fn start_time(&self, boot_time: i64) -> i64 {
         let start = boot_time.saturating_add((self.identity.start_time as i64).saturating_mul(TICK));
-        // Rounded, for what is less than a tick comes from reading two clocks one after the other.
+        // Round to a tick: differences below that come from reading two clocks one after the other.
         start.saturating_add(TICK / 2).div_euclid(TICK).saturating_mul(TICK)
     }
 
-    /// Proves that the process is still the same, and alive.
+    /// Checks that the process is still the same and alive.
     pub(super) fn revalidate(&self) -> Result<(), Error> {
         let is_same = self.read_identity(self.open(c"stat")?)? == self.identity;
         let runs_the_same = match self.program {
@@ -139,9 +139,9 @@ impl Process {
         if is_same && runs_the_same { Ok(()) } else { Err(Error::Gone) }
     }
 
-    /// The identity of the process at this moment, from its stat.
+    /// The current identity of the process, from its stat.
     fn read_identity(&self, mut file: File) -> Result<Identity, Error> {
-        // 52 numbers of up to 20 digits and a name of up to 64 bytes fit.
+        // Large enough for 52 numbers of up to 20 digits and a name of up to 64 bytes.
         let mut stat = [0; 2048];
         let length =
             buffer::read(&mut file, &mut stat).map_err(|source| Error::of_process(source, || self.path(c"stat")))?;
@@ -152,15 +152,16 @@ impl Process {
         }
     }
 
-    /// The error of one of the process's files.
+    /// The error for a file of the process that could not be parsed.
     pub(super) fn malformed(&self, name: &CStr, detail: Malformed) -> Error {
         detail.in_file(self.path(name))
     }
 
-    /// The file to which one of the links in the process's directory leads.
+    /// The target of a link in the process's directory.
     pub(super) fn file_id(&self, name: &CStr) -> Result<FileId, Error> {
         let mut stat = MaybeUninit::uninit();
-        // SAFETY: the descriptor is open for as long as `self.directory` lives, `name` ends with a NUL, and `stat` is ours to fill.
+        // SAFETY: the descriptor is open as long as `self.directory` lives, `name` ends with a NUL, and `stat` is ours
+        // to fill.
         let failed = unsafe { libc::fstatat(self.directory.as_raw_fd(), name.as_ptr(), stat.as_mut_ptr(), 0) } != 0;
         if failed {
             return Err(Error::of_process(io::Error::last_os_error(), || self.path(name)));
@@ -170,22 +171,22 @@ impl Process {
         Ok(FileId { device: stat.st_dev, inode: stat.st_ino })
     }
 
-    /// Whether the process's user is ours.
+    /// Whether the process belongs to our user.
     pub(super) fn is_of_our_user(&self) -> Result<bool, Error> {
-        // The directory is root's where the process is not dumpable; status has the user itself.
+        // If the process is not dumpable, root owns its directory, but status still shows the user.
         let mut buffer = Buffer::default();
         let [status] = self.read_small([c"status"], &mut buffer)?;
         let line = fields::lines(status).find_map(|line| line.strip_prefix(b"Uid:"));
-        // Real, effective, saved, file system's.
+        // The fields are the real, effective, saved and file system user.
         let effective = line.and_then(|line| line.split(|&byte| byte == b'\t').nth(2)).and_then(fields::decimal);
         // SAFETY: always succeeds.
         Ok(effective == Some(unsafe { libc::geteuid() }.into()))
     }
 
-    /// Opens one of the process's files for reading, through the directory by which it is pinned.
+    /// Opens a file of the process for reading, through the directory by which the process is pinned.
     pub(super) fn open(&self, name: &CStr) -> Result<File, Error> {
         let flags = libc::O_RDONLY | libc::O_CLOEXEC;
-        // SAFETY: the descriptor is open for as long as `self.directory` lives, and `name` ends with a NUL.
+        // SAFETY: the descriptor is open as long as `self.directory` lives, and `name` ends with a NUL.
         let fd = unsafe { libc::openat(self.directory.as_raw_fd(), name.as_ptr(), flags) };
         if fd < 0 {
             return Err(Error::of_process(io::Error::last_os_error(), || self.path(name)));
@@ -195,9 +196,10 @@ impl Process {
     }
 }
 
-/// Why a process could not even be pinned. With the mount option hidepid=1, /proc denies that to a user who may not trace the
-/// process; with hidepid=2, it pretends that there is no such process. A process of our user can be signalled all the same.
-/// Another user's is not ours to report.
+/// The error for a process that could not be pinned. If /proc is mounted with hidepid=1, the kernel denies access to
+/// processes that the user may not trace; with hidepid=2, it reports that they do not exist. But a process of our user
+/// can still be signalled, so it exists and is denied. Other users' processes count as gone, because we do not report
+/// them.
 fn hidden(pid: Pid, error: Error) -> Error {
     match error {
         Error::Gone | Error::Denied => {

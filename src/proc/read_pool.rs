@@ -1,20 +1,20 @@
-//! A pool of threads that read the files of processes while the caller uses what was read.
+//! A pool of threads that read processes' files while the caller uses what has already been read.
 //!
-//! Nearly all of the time that a file under `/proc` costs is the kernel's, which walks page tables while we wait in
-//! read(2). The walks of different processes do not hinder each other, so with a second core they can overlap, with each
-//! other and with the parsing.
+//! Most of the time that it takes to read a file under `/proc` is spent in the kernel, which walks page tables during
+//! read(2). It can do that for several processes at the same time, so with a second core, reads can overlap each other
+//! and the parsing.
 //!
-//! A thread here opens files and reads them into its own memory, and nothing else. It is a guest in a program that knows
-//! nothing of threads, hence:
+//! The threads only open files and read them into memory of their own. Postgres is not made for threads, therefore:
 //!
-//! - It calls nothing of the program's, and has every signal blocked: handlers run in the program's own thread.
-//! - It is joined before [`read_each`] returns or unwinds, as soon as it has read the process that it is reading.
-//! - It has at most [`DESCRIPTORS`] descriptors open at a time, and none while it waits.
-//! - If the program exits from within `visit` or `check_interrupts`, without unwinding, there is nothing to be done: the thread
-//!   ends with the process, and owns nothing that outlives it.
+//! - A thread calls no Postgres function and blocks every signal, so that signal handlers run only in the main thread.
+//! - A thread is joined before [`read_each`] returns or unwinds, as soon as it has finished reading its current
+//!   process.
+//! - A thread has at most [`DESCRIPTORS`] descriptors open at a time, and none while it waits.
+//! - If the process exits from within `visit` or `check_interrupts` without unwinding, no cleanup is necessary: the
+//!   threads end with the process, and own nothing that outlives it.
 //!
-//! There are two results for each thread, so that one can be filled while the other is used. A thread without one waits,
-//! which bounds the memory. Results come in the order in which they are ready.
+//! There are two results for each thread, so that one can be filled while the other is used. A thread waits if no
+//! result is free, which limits the memory. Results are visited in the order in which they are ready.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -29,19 +29,21 @@ use super::error::Error;
 use super::process::{Pid, Process};
 use super::process_tree::ProcessTree;
 
-/// The most descriptors that a thread has open: a process's directory, a file, and its stat.
+/// The maximum number of descriptors that a thread has open: a process's directory, a file, and its stat.
 pub const DESCRIPTORS: usize = 3;
 
-/// How often `check_interrupts` is called while no result comes.
+/// How often `check_interrupts` is called while no result is ready.
 const PATIENCE: Duration = Duration::from_millis(1);
 
-/// The size of a thread's stack. The largest things on it are a buffer of 2 KiB and one of 6 KiB.
+/// The stack size of a thread. The largest objects on the stack are buffers of 2 KiB and 6 KiB.
 const STACK: usize = 128 * 1024;
 
-/// Reads each process by `read` with this number of threads, and passes each result to `visit`, which may end all by an
-/// error. Calls `check_interrupts` often; it and `visit` may unwind. In the threads, `read` must not.
+/// Reads each process by `read`, in this number of threads, and passes each result to `visit`. If `visit` returns an
+/// error, nothing more is read. Calls `check_interrupts` often. `visit` and `check_interrupts` may unwind; `read` must
+/// not unwind in a thread.
 ///
-/// A result is used again for another process. If fewer than two threads could be started, the calling thread reads.
+/// Results are reused for other processes. With fewer than two threads, or if none can be started, the calling thread
+/// reads.
 pub fn read_each<R: Default + Send>(
     tree: &ProcessTree,
     pids: &[Pid],
@@ -55,7 +57,7 @@ pub fn read_each<R: Default + Send>(
     if threads > 1 {
         read_in_threads(&work, threads, &mut check_interrupts, &mut visit)?;
     }
-    // All of them, or those for which no thread could be started.
+    // Read in this thread whatever is left: everything, if no threads were started.
     let mut result = R::default();
     while let Some(pid) = work.next() {
         check_interrupts();
@@ -65,7 +67,7 @@ pub fn read_each<R: Default + Send>(
     Ok(())
 }
 
-/// The processes to read, and how many of them are taken.
+/// The processes to read, and the position of the next one.
 struct Work<'a, F> {
     tree: &'a ProcessTree,
     pids: &'a [Pid],
@@ -74,7 +76,7 @@ struct Work<'a, F> {
 }
 
 impl<F> Work<'_, F> {
-    /// A process that no other thread reads.
+    /// The next process that no thread has read yet.
     fn next(&self) -> Option<Pid> {
         self.pids.get(self.next.fetch_add(1, Ordering::Relaxed)).copied()
     }
@@ -87,7 +89,7 @@ impl<F> Work<'_, F> {
     }
 }
 
-/// What a thread has done.
+/// A result, and the process that was read into it.
 struct Done<R> {
     pid: Pid,
     outcome: Result<(), Error>,
@@ -104,8 +106,8 @@ fn read_in_threads<R: Default + Send>(
     let (give_done, done) = mpsc::channel();
     let empty = Mutex::new(empty);
     thread::scope(|scope| {
-        // Dropped before the threads are joined, however this closure ends. That ends a thread when it waits for an empty
-        // result, or has one to give.
+        // Moved into this closure so that they are dropped before the threads are joined, however the closure ends.
+        // Each thread then ends as soon as it waits for a free result or tries to return one.
         let (give_empty, done) = (give_empty, done);
 
         for _ in 0..2 * start_threads(scope, threads, work, &empty, give_done) {
@@ -119,7 +121,7 @@ fn read_in_threads<R: Default + Send>(
     })
 }
 
-/// Starts threads, and returns their number. The system may not allow as many.
+/// Starts up to `count` threads, and returns how many could be started.
 fn start_threads<'scope, R: Send>(
     scope: &'scope Scope<'scope, '_>,
     count: usize,
@@ -143,7 +145,7 @@ fn run_thread<R>(
     empty: &Mutex<Receiver<R>>,
     give_done: &Sender<Done<R>>,
 ) {
-    // One thread at a time waits, with the lock; the others wait for the lock.
+    // Only one thread at a time waits for a free result, and holds the lock; the others wait for the lock.
     let next_empty = || empty.lock().ok()?.recv().ok();
     while let Some(mut result) = next_empty()
         && let Some(pid) = work.next()
@@ -167,19 +169,19 @@ fn receive<R>(done: &Receiver<Done<R>>, check_interrupts: &mut impl FnMut()) -> 
     }
 }
 
-/// Calls a function that must not unwind with all signals blocked. A thread that it starts has them blocked for good.
+/// Calls `start`, which must not unwind, with all signals blocked. Threads started by it keep them blocked.
 fn with_signals_blocked<T>(start: impl FnOnce() -> T) -> io::Result<T> {
     let mut all = MaybeUninit::uninit();
     // SAFETY: the set is ours to fill.
     unsafe { libc::sigfillset(all.as_mut_ptr()) };
     let mut before = MaybeUninit::uninit();
-    // SAFETY: the first set is filled, the second ours to be filled.
+    // SAFETY: the first set has been filled, and the second is ours to fill.
     match unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr()) } {
         0 => {}
         errno => return Err(io::Error::from_raw_os_error(errno)),
     }
     let result = start();
-    // SAFETY: this is the set that the call above has filled.
+    // SAFETY: the call above has filled this set.
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), ptr::null_mut()) };
     Ok(result)
 }

@@ -1,4 +1,4 @@
-//! Where the kernel's file systems are, and the reading of small files in them.
+//! The directory that contains the kernel's file systems, and how to read small files there.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::error::Error;
 
-/// The directory below which `/proc`, `/sys` and `/dev` are: `/`, unless a test makes one up.
+/// The directory that contains `/proc`, `/sys` and `/dev`: `/`, except in tests that make up a system.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Root(PathBuf);
 
@@ -23,19 +23,20 @@ impl From<&Path> for Root {
 }
 
 impl Root {
-    /// Where a file is that has this absolute path on a running system.
+    /// The path of a file that is at `absolute` on a running system.
     pub fn path(&self, absolute: impl AsRef<OsStr>) -> PathBuf {
         let absolute = Path::new(absolute.as_ref());
         self.0.join(absolute.strip_prefix("/").unwrap_or(absolute))
     }
 }
 
-/// The whole of a small file. `None` if there is none, or we may not read it.
+/// The content of a small file. `None` if it does not exist or we may not read it.
 pub(super) fn read_if_visible(path: &Path) -> Result<Option<Vec<u8>>, Error> {
     match fs::read(path) {
         Ok(text) => Ok(Some(text)),
         Err(source) => match source.raw_os_error() {
-            // The last two are of cgroups: it was removed, or the kernel was told not to keep that account.
+            // The last two occur for cgroups: the cgroup was removed, or the kernel was told not to keep this
+            // statistic.
             Some(libc::ENOENT | libc::EACCES | libc::EPERM | libc::ENODEV | libc::EOPNOTSUPP) => Ok(None),
             _ => Err(Error::Failed { path: path.into(), source }),
         },

@@ -1,8 +1,8 @@
-//! Shared memory segments: which there are, which processes are attached, how much of each is resident.
+//! Shared memory segments: which ones exist, which processes are attached, how much of each is resident.
 //!
-//! Segments are found in the maps of the processes that are attached, and each counts once. How much of one is resident is asked
-//! of the kernel for the segment as a whole: by mincore(2), which looks the pages of a mapping up in the object that it maps,
-//! or in the system's table of System V segments. smaps would say it again for each process, and only of the pages that this
+//! Segments are found in the maps of the attached processes, and each counts once. The kernel is asked how much of the
+//! whole segment is resident: by mincore(2), which looks up the pages in the mapped object itself, or through the
+//! system's table of System V segments. smaps would report it again for each process, and only the pages that this
 //! process has touched.
 
 use std::ffi::OsStr;
@@ -28,17 +28,18 @@ const SYSTEM_V: &str = "/proc/sysvipc/shm";
 /// A segment of shared memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Segment {
-    /// Whether it is the main one.
+    /// Whether it is the main segment.
     pub is_main: bool,
-    /// The kernel's name for it.
+    /// The kernel's name for the segment.
     pub name: Vec<u8>,
-    /// Its inode; of a System V segment, its identifier.
+    /// The inode. For a System V segment, that is its identifier.
     pub inode: Option<u64>,
     /// The size of its largest mapping, in bytes.
     pub size: u64,
-    /// The processes that are attached.
+    /// The attached processes.
     pub pids: Vec<Pid>,
-    /// Where it is mapped, in the process that was found first. The main segment is at the same place in each.
+    /// The addresses at which it is mapped in the process that was found first. The main segment has the same in each
+    /// process.
     range: Range<u64>,
 }
 
@@ -49,11 +50,11 @@ pub enum Residency {
     Bytes(u64),
     /// The segment no longer exists.
     Gone,
-    /// The kernel does not tell: the segment has no name any more, or its file is closed to us.
+    /// The kernel does not say: the segment no longer has a name, or its file is denied.
     Unknown,
 }
 
-/// A process's mapping of a segment.
+/// A mapping of a segment in a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attachment {
     is_main: bool,
@@ -63,19 +64,19 @@ pub struct Attachment {
 }
 
 impl Attachment {
-    /// The attachment that a mapping is, if it is one.
+    /// The attachment, if the mapping is one of a segment.
     pub fn of(mapping: &Header<'_>, range: &Range<u64>, classifier: &Classifier) -> Option<Self> {
         if !mapping.permissions.ends_with(b"s") {
             return None;
         }
         let is_main = range.contains(&classifier.in_main_segment);
-        // The small segment that guards the main one is not of interest.
+        // Ignore the small System V segment that guards the data directory.
         let is_segment = is_main || classifier.classify(mapping) == Category::DynamicSharedMemory;
         let (name, inode) = (mapping.path.to_vec(), mapping.inode);
         is_segment.then(|| Attachment { is_main, name, inode, range: range.clone() })
     }
 
-    /// All in the text of a process's maps.
+    /// All attachments in a process's maps.
     pub fn all(maps: &[u8], classifier: &Classifier) -> Result<Vec<Self>, Malformed> {
         let mut attachments = Vec::new();
         for line in maps::lines(maps) {
@@ -86,7 +87,7 @@ impl Attachment {
     }
 }
 
-/// Adds to the segments those that a process is attached to.
+/// Adds the attachments of a process to the segments.
 pub fn attach(segments: &mut Vec<Segment>, pid: Pid, attachments: impl IntoIterator<Item = Attachment>) {
     for Attachment { is_main, name, inode, range } in attachments {
         let size = range.end.saturating_sub(range.start);
@@ -106,7 +107,7 @@ pub fn attach(segments: &mut Vec<Segment>, pid: Pid, attachments: impl IntoItera
 }
 
 impl Segment {
-    /// Whether it is on huge pages. A System V segment never is, in Postgres.
+    /// Whether the segment is on huge pages. Postgres does not create System V segments on huge pages.
     pub fn is_huge(&self) -> bool {
         self.name.starts_with(b"/anon_hugepage")
     }
@@ -115,18 +116,19 @@ impl Segment {
     pub fn residency(&self, root: &Root, check_interrupts: impl FnMut()) -> Result<Residency, Error> {
         let name = OsStr::from_bytes(&self.name);
         if self.is_huge() {
-            // mincore would tell our own pages only. Huge pages are never swapped, and are reserved when they are mapped.
+            // mincore() would count only our own pages. Huge pages are never swapped, and are reserved when they are
+            // mapped.
             Ok(Residency::Bytes(self.size))
         } else if self.is_main {
             let resident = resident_in(&self.range, check_interrupts).map(Residency::Bytes);
             resident.map_err(|source| Error::Failed { path: "/proc/self/maps".into(), source })
         } else if self.name.starts_with(b"/SYSV") {
             let path = root.path(SYSTEM_V);
-            // The kernel may be built without, or deny it.
+            // The kernel may be built without this table, or deny it.
             let table = read_if_visible(&path)?;
             Ok(table.zip(self.inode).map_or(Residency::Unknown, |(table, id)| residency_of_system_v(&table, id)))
         } else if self.name.ends_with(b" (deleted)") {
-            // Nothing leads to it but the mappings of the processes that are attached.
+            // The segment can be reached only through the mappings of the attached processes.
             Ok(Residency::Unknown)
         } else {
             let path = root.path(name);
@@ -154,7 +156,7 @@ impl Segment {
     }
 }
 
-/// A file that is mapped, and never accessed.
+/// A mapping of a file, of which no page is accessed.
 struct Mapped(Range<u64>);
 
 impl Mapped {
@@ -189,7 +191,7 @@ fn resident_in(range: &Range<u64>, mut check_interrupts: impl FnMut()) -> io::Re
     while start < range.end {
         let pages = (range.end - start).div_ceil(page_size).min(PAGES as u64);
         let address = ptr::without_provenance_mut(start as usize);
-        // SAFETY: the kernel reads the range, which must only be mapped, and writes a byte for each page.
+        // SAFETY: the kernel does not access the range, which need only be mapped, and writes a byte for each page.
         if unsafe { libc::mincore(address, (pages * page_size) as usize, states.as_mut_ptr()) } != 0 {
             return Err(io::Error::last_os_error());
         }
@@ -200,7 +202,7 @@ fn resident_in(range: &Range<u64>, mut check_interrupts: impl FnMut()) -> io::Re
     Ok(resident)
 }
 
-/// The rss of a segment in the text of /proc/sysvipc/shm.
+/// The resident size of a segment in the text of /proc/sysvipc/shm.
 fn residency_of_system_v(table: &[u8], id: u64) -> Residency {
     let mut lines = fields::lines(table).map(words);
     let names = lines.next().unwrap_or_default();
@@ -277,7 +279,7 @@ mod tests {
         let mut file = tempfile::NamedTempFile::new_in("/dev/shm").unwrap();
         let page = page_size();
         file.write_all(&vec![1; 10 * page as usize]).unwrap();
-        // A hole.
+        // A hole in the file.
         file.as_file().set_len(100 * page).unwrap();
         let segment = Segment {
             is_main: false,

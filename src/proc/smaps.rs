@@ -1,41 +1,42 @@
-//! `/proc/PID/smaps`, and smaps_rollup, which is a single such record: bytes to [`Mapping`]s.
+//! Parses `/proc/PID/smaps`, and smaps_rollup, which has a single record of the same form, into [`Mapping`]s.
 //!
 //! # The format
 //!
-//! A mapping is a header line, `start-end perms offset major:minor inode [padding path]`, followed by `Key: value` lines.
-//! Nothing marks its end: the next header does, or the end of the file. `VmFlags` is usually the last key, but older
-//! kernels lack it and newer ones may print more after it, so it ends nothing here.
+//! A mapping is a header line, `start-end perms offset major:minor inode [padding path]`, followed by `Key: value`
+//! lines. Nothing marks its end except the next header or the end of the file. `VmFlags` is usually the last key, but
+//! older kernels do not print it and newer ones may print more keys after it, so it does not end a mapping here.
 //!
-//! Which keys there are, in what order and how padded, depends on the kernel's version. A key is therefore always matched
-//! by its name. One that we do not know is skipped; one that is missing stays [`Value::Absent`], because every mapping
-//! starts from a blank state.
+//! The kernel's version determines which keys there are, their order and their padding. A key is therefore always
+//! matched by its name. An unknown key is skipped. A missing key is [`Value::Absent`], because nothing is carried over
+//! from the mapping before.
 //!
-//! A key line is told from a header by what comes first in it, a colon or a blank: a key has no blank before its colon,
-//! a header has its first colon in its fourth word. So a vendor's lower-case key `dead:` is no address, and a path with
-//! a colon is no key.
+//! A key line has a colon before its first blank. A header has a blank before its first colon, which is in its fourth
+//! word. So a vendor's lower-case key such as `dead:` is not mistaken for an address, nor a path with a colon for a
+//! key.
 //!
 //! # How it works
 //!
-//! One pass, no allocation: every text of a [`Mapping`] is a slice of the input, and the numbers sit in an array indexed
-//! by [`Field`]. Lines are found with `memchr`. Keys come in the kernel's order, the order of [`Field`], so the key after
-//! the last one is tried first; on a kernel with the full set of keys that guess never fails, and each key costs one
-//! comparison. When it fails, the search goes on from there and wraps around, so a key that a kernel leaves out costs one
-//! more comparison.
+//! There is one pass and no allocation: every text of a [`Mapping`] is a slice of the input, and the numbers are in an
+//! array indexed by [`Field`]. Lines are found with `memchr`. The order of [`Field`] is that in which current kernels
+//! print the keys, so the key after the last one is tried first. If a kernel prints all keys, this guess is always
+//! right and each key costs one comparison. If the guess is wrong, the search continues from there and wraps around, so
+//! each key that a kernel does not print costs one more comparison.
 //!
 //! # What is refused
 //!
 //! A line that is neither a header nor a key, a key before the first header, and a last line without its newline are
-//! [`Malformed`]. Skipping such a line could drop a mapping from a sum, or credit its numbers to the mapping before, and
-//! nobody would notice. A value that is not of its key's form is [`Value::Unusable`], and costs only itself.
+//! [`Malformed`]. If such a line were skipped, a sum could lack a mapping, or numbers could be added to the mapping
+//! before, and nobody would notice. A value that does not have the form that its key needs is [`Value::Unusable`]; the
+//! rest of the mapping is still used.
 //!
 //! # What was rejected
 //!
-//! - A regular expression or `sscanf` per line: as slow again as the kernel's own work, and more.
-//! - A hash map of keys per mapping, or owned strings: allocation per row, for rows that live microseconds.
-//! - Matching by position: page sizes moved, and every few kernels put another key in the middle.
-//! - A perfect hash of the key: no faster than a guess that is right, and it hides the key set.
+//! - A regular expression or `sscanf` for each line: takes at least as long as the kernel needs to print the file.
+//! - A hash map of keys for each mapping, or owned strings: one or more allocations for each row.
+//! - Matching keys by position: page sizes have moved, and new keys are often inserted in the middle.
+//! - A perfect hash of the key: no faster than a guess that is right, and it hides the set of keys.
 //! - Ending a mapping at `VmFlags`: see above.
-//! - Parsing while reading: a process that exits leaves half a file, which must not become rows.
+//! - Parsing while reading: if the process exits, half a file has been read, and that must not become rows.
 
 use memchr::{memchr, memchr_iter};
 
@@ -46,7 +47,7 @@ use super::maps::Header;
 /// Declares the fields, each with its key in the file.
 macro_rules! fields {
     ($($field:ident => $key:literal,)*) => {
-        /// A number of a mapping, in the order in which current kernels print them.
+        /// A number of a mapping. The fields are in the order in which current kernels print them.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[allow(missing_docs)] // the names are the kernel's
         pub enum Field {
@@ -54,11 +55,11 @@ macro_rules! fields {
         }
 
         impl Field {
-            /// All of them, each at the position of its number.
+            /// All fields. The position of a field is its number.
             pub const ALL: [Field; KEYS.len()] = [$(Field::$field),*];
         }
 
-        /// The key of each [`Field`], by its position in the enum.
+        /// The keys, by the number of the [`Field`].
         const KEYS: [&[u8]; [$(Field::$field),*].len()] = [$($key),*];
     };
 }
@@ -86,10 +87,10 @@ fields! {
     Swap => b"Swap",
     SwapPss => b"SwapPss",
     Locked => b"Locked",
-    // Without a unit.
+    // A number without a unit.
     ThpEligible => b"THPeligible",
     ProtectionKey => b"ProtectionKey",
-    // Only in smaps_rollup, after PssDirty there.
+    // Printed only in smaps_rollup, after PssDirty.
     PssAnon => b"Pss_Anon",
     PssFile => b"Pss_File",
     PssShmem => b"Pss_Shmem",
@@ -99,7 +100,7 @@ impl Field {
     /// The number of fields.
     pub const COUNT: usize = Self::ALL.len();
 
-    /// The number of fields that smaps has for each mapping in kilobytes: the first ones, from `Size` to `Locked`.
+    /// The number of fields that smaps prints in kilobytes for each mapping: the first ones, from `Size` to `Locked`.
     const QUANTITIES: usize = Field::Locked as usize + 1;
 }
 
@@ -116,21 +117,21 @@ const LABELS: [[u8; 16]; Field::QUANTITIES] = {
 
 const VM_FLAGS: &[u8] = b"VmFlags";
 
-/// What a mapping says about one [`Field`].
+/// The value of a [`Field`] in a mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Value {
     /// This kernel does not print the key.
     Absent,
-    /// The key is there, but what follows is not a number of its form, or exceeds 64 bits.
+    /// The kernel prints the key, but its value does not have the right form or exceeds 64 bits.
     Unusable,
-    /// The number, in kilobytes where the kernel's unit is kB.
+    /// The number, in kilobytes if the kernel prints it in kB.
     Number(u64),
 }
 
-/// One mapping: a header line and the keys below it.
+/// A mapping: a header line and the keys that follow it.
 #[derive(Clone, Debug)]
 pub struct Mapping<'a> {
-    /// Its place, and what is mapped there.
+    /// Where the mapping is, and what is mapped there.
     pub header: Header<'a>,
     keys: Keys<'a>,
 }
@@ -138,23 +139,23 @@ pub struct Mapping<'a> {
 /// The keys of a mapping.
 #[derive(Clone, Debug, Default)]
 struct Keys<'a> {
-    /// By field. Zero where there is no number.
+    /// The number of each field, or zero.
     numbers: [u64; Field::COUNT],
-    /// A bit for each field: whether its key is there.
+    /// A bit for each field: whether its key is present.
     present: u32,
-    /// A bit for each field: whether its number is.
+    /// A bit for each field: whether its number is usable.
     usable: u32,
     vm_flags: Option<&'a [u8]>,
 }
 
 impl<'a> Mapping<'a> {
-    /// What the mapping says about a field.
+    /// The value of a field.
     #[inline]
     pub fn value(&self, field: Field) -> Value {
         self.keys.value(field as usize)
     }
 
-    /// The words of `VmFlags` without blanks around them. `None` if the kernel does not print the key.
+    /// The words of `VmFlags` without blanks at either end. `None` if the kernel does not print the key.
     pub fn vm_flags(&self) -> Option<&'a [u8]> {
         self.keys.vm_flags
     }
@@ -175,14 +176,14 @@ impl<'a> Keys<'a> {
     #[inline]
     fn set(&mut self, at: usize, number: Option<u64>) {
         self.present |= 1 << at;
-        // The last one counts, should a key come twice.
+        // If a key is repeated, the last value counts.
         self.usable = self.usable & !(1 << at) | u32::from(number.is_some()) << at;
         self.numbers[at] = number.unwrap_or_default();
     }
 
-    /// Reads the keys that a text starts with, and returns what follows them.
+    /// Parses the keys at the start of a text, and returns the rest.
     fn read<'t: 'a>(&mut self, mut text: &'t [u8]) -> &'t [u8] {
-        // The position of the key that the kernel prints next.
+        // The field whose key is expected next.
         let mut expected = 0;
         loop {
             let first = expected;
@@ -197,7 +198,7 @@ impl<'a> Keys<'a> {
             let read = (1 << expected) - (1 << first);
             self.present |= read;
             self.usable |= read;
-            // A header has a blank before its first colon.
+            // In a header, a blank comes before the first colon.
             let Some((key, after)) = fields::key(text) else { return text };
             let Some(end) = memchr(b'\n', after) else { return text };
             let (value, rest) = (&after[..end], &after[end + 1..]);
@@ -213,12 +214,12 @@ impl<'a> Keys<'a> {
     }
 }
 
-/// The mappings in the text of a whole smaps file, in its order. Ends after the first error.
+/// The mappings in a whole smaps file, in its order. Ends after the first error.
 pub fn mappings(text: &[u8]) -> Mappings<'_> {
     Mappings { text, rest: text }
 }
 
-/// How many bytes of a malformed line are shown.
+/// The maximum length of a malformed line in a message, in bytes.
 const SHOWN: usize = 80;
 
 /// See [`mappings`].

@@ -1,24 +1,24 @@
-//! `/proc/PID/status`: the kernel's own counters of what a process has. The kernel walks no page for them, so they cost the
-//! same however much that is.
+//! `/proc/PID/status`: the kernel's memory counters of a process. The kernel does not walk page tables for them, so
+//! they cost the same however much memory the process uses.
 
 use super::buffer::Buffer;
 use super::error::Error;
 use super::fields;
 use super::process::Process;
 
-/// What a process has, and how the OOM killer ranks it.
+/// A process's memory counters, and how the OOM killer ranks the process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// What it has.
+    /// The memory counters.
     pub status: Status,
-    /// How likely it is to be killed (oom_score).
+    /// How likely the OOM killer is to choose the process (oom_score).
     pub oom_score: Option<i32>,
-    /// What the OOM killer adds to its score (oom_score_adj).
+    /// The adjustment that is added to the OOM killer's score (oom_score_adj).
     pub oom_score_adj: Option<i32>,
 }
 
 impl Counters {
-    /// Reads those of a process.
+    /// Reads the counters of a process.
     pub fn read(process: &Process, buffer: &mut Buffer) -> Result<Self, Error> {
         let [score, adj, status] = process.read_small([c"oom_score", c"oom_score_adj", c"status"], buffer)?;
         let status = Status::parse(status).of_a_living_process()?;
@@ -26,14 +26,14 @@ impl Counters {
     }
 }
 
-/// Memory counters of a process, in bytes. `None` where the kernel does not print the key, or not as a number.
+/// Memory counters of a process, in bytes. `None` if the kernel does not print the key, or not with a number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Status {
-    /// Address space (VmSize).
+    /// Size of the address space (VmSize).
     pub virtual_size: Option<u64>,
-    /// Resident (VmRSS): the sum of `rss_anon`, `rss_file` and `rss_shmem`.
+    /// Resident memory (VmRSS): the sum of `rss_anon`, `rss_file` and `rss_shmem`.
     pub rss: Option<u64>,
-    /// The most that was ever resident (VmHWM).
+    /// The largest resident size so far (VmHWM).
     pub peak_rss: Option<u64>,
     /// Resident anonymous memory (RssAnon, Linux 4.5).
     pub rss_anon: Option<u64>,
@@ -43,9 +43,9 @@ pub struct Status {
     pub rss_shmem: Option<u64>,
     /// Anonymous memory in swap (VmSwap).
     pub swap: Option<u64>,
-    /// In hugetlb pages (HugetlbPages, Linux 4.4).
+    /// Memory in hugetlb pages (HugetlbPages, Linux 4.4).
     pub hugetlb: Option<u64>,
-    /// Locked in RAM (VmLck).
+    /// Memory that is locked in RAM (VmLck).
     pub locked: Option<u64>,
     /// Page tables (VmPTE).
     pub page_tables: Option<u64>,
@@ -54,19 +54,19 @@ pub struct Status {
 }
 
 impl Status {
-    /// Reads that of a process.
+    /// Reads the status of a process.
     pub fn read(process: &Process, buffer: &mut Buffer) -> Result<Self, Error> {
         let [status] = process.read_small([c"status"], buffer)?;
         Status::parse(status).of_a_living_process()
     }
 
-    /// Proves what [`Process::revalidate`] would: a process that exits has no address space any more, and status was read by
-    /// way of the descriptor by which the process is pinned.
+    /// [`Error::Gone`] if the process has no address space. That replaces [`Process::revalidate`]: an exiting process
+    /// gives up its address space, and status was read through the descriptor by which the process is pinned.
     fn of_a_living_process(self) -> Result<Self, Error> {
         if self.virtual_size.is_some() { Ok(self) } else { Err(Error::Gone) }
     }
 
-    /// Takes from a whole status file what is known. Other keys and lines are skipped.
+    /// Parses a whole status file. Unknown keys and lines of another form are skipped.
     pub fn parse(text: &[u8]) -> Self {
         let mut status = Status::default();
         for line in fields::lines(text) {

@@ -1,4 +1,4 @@
-//! What the running system says of itself by system calls: page size, release, clocks.
+//! What system calls say about the running system: page size, kernel release, clocks.
 
 use std::ffi::CStr;
 use std::mem::MaybeUninit;
@@ -9,7 +9,7 @@ pub(super) fn page_size() -> u64 {
     (unsafe { libc::sysconf(libc::_SC_PAGESIZE) }) as u64
 }
 
-/// Whether the kernel's release is at least this one. False if it cannot be told.
+/// Whether the kernel's release is at least `wanted`. False if the release is unknown.
 pub(super) fn release_is_at_least(wanted: (u32, u32)) -> bool {
     let mut names = MaybeUninit::uninit();
     // SAFETY: the names are ours to fill.
@@ -28,7 +28,8 @@ fn is_at_least(release: &str, wanted: (u32, u32)) -> bool {
     matches!((numbers.next(), numbers.next()), (Some(major), Some(minor)) if (major, minor) >= wanted)
 }
 
-/// Microseconds in one of the clock ticks in which `/proc` counts time: USER_HZ is 100 on every architecture that we support.
+/// The length, in microseconds, of the clock ticks in which `/proc` counts time. USER_HZ is 100 on every architecture
+/// that we support.
 pub(super) const TICK: i64 = 1_000_000 / 100;
 
 /// When the system was started, in microseconds since the epoch.
@@ -45,7 +46,7 @@ pub(super) fn boot_time() -> i64 {
         let (before, real, after) = (now(libc::CLOCK_BOOTTIME), now(libc::CLOCK_REALTIME), now(libc::CLOCK_BOOTTIME));
         (after - before, real - before.midpoint(after))
     };
-    // The best of a few, for we may have to wait for a processor between the clocks.
+    // Use the best of several readings, because we may lose the processor between reading the two clocks.
     let mut best = read_clocks();
     for _ in 0..10 {
         if best.0 < 1000 {

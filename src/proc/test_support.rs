@@ -1,4 +1,4 @@
-//! What the tests of several files share: child processes that run, wait and die when told, and made-up trees of files.
+//! Shared by the tests of several files: child processes that wait and exit when told, and made-up trees of files.
 
 use std::fs;
 use std::io::{self, Read};
@@ -14,7 +14,7 @@ use super::process::Pid;
 use super::process_tree::ProcessTree;
 use super::root::Root;
 
-/// Waits for what is sure to come, unless /proc does not show it here.
+/// Waits for a condition that will certainly become true, although perhaps not at once.
 pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
@@ -23,21 +23,21 @@ pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// A child process, which runs until it is dropped.
+/// A child process. It runs until it is dropped.
 pub struct Running(Child);
 
 impl Running {
-    /// A child that runs this very program, as a backend runs the postmaster's.
+    /// A child that runs the same program as this process, as a backend runs the postmaster's.
     pub fn sibling() -> Self {
         let this_waits = ["--exact", "proc::test_support::waits", "--ignored", "--nocapture"];
         Self::start(Command::new("/proc/self/exe").args(this_waits))
     }
 
-    /// A sibling that has come to rest.
+    /// A sibling that has started and now only waits.
     pub fn waiting() -> Self {
         let child = Self::sibling();
         let threads = || fs::read_dir(format!("/proc/{}/task", child.pid())).unwrap();
-        // The test's own thread reads from its standard input, descriptor 0, and the main thread waits for it.
+        // The test's own thread reads from standard input, descriptor 0, and the main thread waits for that thread.
         let rests = |tid: &std::ffi::OsStr| {
             let call = fs::read_to_string(Path::new("/proc").join(tid).join("syscall")).unwrap_or_default();
             call.starts_with(&format!("{} 0x0 ", libc::SYS_read))
@@ -64,20 +64,20 @@ impl Running {
         self.0.stdout.as_mut().unwrap()
     }
 
-    /// Ends the process and leaves it a zombie.
+    /// Kills the process and leaves it as a zombie.
     pub fn kill(&mut self) {
         self.0.kill().unwrap();
         let stat = format!("/proc/{}/stat", self.pid());
         until("the child to die", || fs::read_to_string(&stat).unwrap().contains(") Z "));
     }
 
-    /// Ends the process and removes it from the process table.
+    /// Kills the process and removes it from the process table.
     pub fn reap(&mut self) {
         self.0.kill().unwrap();
         self.0.wait().unwrap();
     }
 
-    /// The number of our descriptors that lead into the process's directory.
+    /// The number of our open descriptors for files in the process's directory, including the directory.
     pub fn descriptors(&self) -> usize {
         let directory = format!("/proc/{}", self.pid());
         let links = fs::read_dir("/proc/self/fd").unwrap().filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
@@ -102,7 +102,7 @@ pub fn me() -> Pid {
     std::process::id() as Pid
 }
 
-/// The tree of this process and its children.
+/// The tree whose parent is this process.
 pub fn our_tree() -> ProcessTree {
     ProcessTree::of(Root::default(), me()).unwrap()
 }
@@ -111,7 +111,7 @@ pub fn our_tree() -> ProcessTree {
 pub struct MadeUpRoot(TempDir);
 
 impl MadeUpRoot {
-    /// Files of these names and contents, in which DEVICE stands for that of the directory.
+    /// Creates files with these names and contents. In the contents, DEVICE is replaced by the device of the directory.
     pub fn new(files: &[(&str, &str)]) -> Self {
         let root = MadeUpRoot(tempfile::tempdir().unwrap());
         let device = fs::metadata(root.path()).unwrap().dev();
@@ -122,7 +122,7 @@ impl MadeUpRoot {
         root
     }
 
-    /// Makes one more file, or another content.
+    /// Creates a file, or replaces its content.
     pub fn write(&self, name: &str, content: impl AsRef<[u8]>) {
         let path = self.path().join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
