@@ -1,4 +1,4 @@
-//! The oracle: the rules by which mappings have a category, each said in full and tried in turn.
+//! The oracle: a list of rules, each of them complete. The first one that applies gives the category.
 
 use super::super::maps::naive::NaiveHeader;
 use super::{Category, Classifier, Header};
@@ -6,12 +6,12 @@ use super::{Category, Classifier, Header};
 const PROGRAM: &str = "/usr/lib/postgresql/18/bin/postgres";
 pub(in crate::proc) const IN_MAIN_SEGMENT: u64 = 0x7f00_0000_1000;
 
-/// Those that the oracle knows. The fixtures have mappings to match.
+/// The classifier that has the same main segment and program as the oracle. The fixtures have matching mappings.
 pub(in crate::proc) fn classifier() -> Classifier {
     Classifier { program: PROGRAM.into(), in_main_segment: IN_MAIN_SEGMENT, system_v_key: 0x009b_c041 }
 }
 
-/// The parser and the oracle put every mapping of a text into the same category.
+/// The classifier and the oracle agree on the category of every mapping in any text.
 pub fn assert_agrees(text: &[u8]) {
     let classifier = classifier();
     for line in text.split(|&byte| byte == b'\n') {

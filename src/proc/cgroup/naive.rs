@@ -1,12 +1,12 @@
-//! The oracle: the files of cgroups as text, split into words by number.
+//! The oracle: treats the files of cgroups as text, and addresses words by their position.
 
 use std::path::Path;
 
 use super::super::fields::naive::decimal;
 use super::{Limit, Mount, Place, Version, limit, membership, total};
 
-/// Both say the same of a text: as the files cgroup and mountinfo, with an empty line between them, and as each of the
-/// smaller files.
+/// The parsers and the oracle agree on any text: as the files cgroup and mountinfo with an empty line between them, and
+/// as each of the smaller files.
 pub fn assert_agrees(bytes: &[u8]) {
     let gap = bytes.windows(2).position(|pair| pair == b"\n\n").unwrap_or(bytes.len());
     let (cgroup, mountinfo) = bytes.split_at(gap);
@@ -97,7 +97,7 @@ impl NaiveMount {
     }
 }
 
-/// A backslash and three octal digits are a byte. What is between backslashes stays.
+/// Replaces a backslash followed by three octal digits by that byte. Everything else is unchanged.
 fn naive_unescaped(text: &str) -> String {
     let mut parts = text.split('\\');
     let mut unescaped = parts.next().unwrap_or_default().to_string();
@@ -127,7 +127,7 @@ struct NaivePlace {
 impl NaivePlace {
     fn find(version: Version, path: &str, mountinfo: &str) -> Option<Self> {
         let mounts: Vec<_> = mountinfo.split('\n').filter_map(NaiveMount::parse).collect();
-        // As paths, for `/a//b` is `/a/b`.
+        // Compare as paths, because `/a//b` is `/a/b`.
         let points: Vec<_> = mounts.iter().map(|mount| Path::new(&mount.point).to_owned()).collect();
         let mut found: Option<Self> = None;
         for (at, mount) in mounts.into_iter().enumerate() {
@@ -168,7 +168,8 @@ fn naive_below(root: &str, path: &str) -> Option<Vec<String>> {
 
 fn naive_limit(text: &str) -> Option<Limit> {
     let word = text.trim_matches([' ', '\t', '\n', '\r', '\x0c']);
-    // In version 1 none is a multiple of the page size, of 64 kB at most, that still is a signed number.
+    // In version 1, no limit is printed as the largest multiple of the page size, at most 64 kB, that fits in a signed
+    // number.
     match decimal(word) {
         Some(bytes) if bytes <= (1 << 63) - 1 - (64 << 10) => Some(Limit::Bytes(bytes)),
         Some(_) => Some(Limit::Unlimited),

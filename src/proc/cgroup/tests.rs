@@ -1,4 +1,4 @@
-//! MadeUpRoots as systems have them: the two versions, both together, containers.
+//! Made-up systems with cgroups: version 1, version 2, both together, and containers.
 
 use super::super::test_support::MadeUpRoot;
 use super::*;
@@ -14,7 +14,7 @@ impl MadeUpRoot {
     }
 }
 
-/// A cgroup of which nothing is known.
+/// A cgroup whose values are all unknown.
 pub fn unknown(path: &str, version: Version) -> Cgroup {
     Cgroup {
         path: path.into(),
@@ -36,7 +36,7 @@ pub fn unknown(path: &str, version: Version) -> Cgroup {
     }
 }
 
-/// One in which nothing is limited, and nothing said.
+/// A cgroup without any limits, whose other values are unknown.
 fn open(path: &str) -> Cgroup {
     let unlimited = Some(Limit::Unlimited);
     Cgroup { limit: unlimited, high: unlimited, swap_limit: unlimited, ..unknown(path, Version::Two) }
@@ -92,7 +92,7 @@ fn version_2_with_a_service_and_its_slice() {
         ..unknown("/system.slice/postgresql.service", Version::Two)
     };
     assert_eq!(cgroups[0].working_set(), Some(2_000_000_000));
-    // The topmost has no files of limits.
+    // The root cgroup has no files for limits.
     let slice = Cgroup { usage: Some(5_000_000_000), ..open("/system.slice") };
     let top = Cgroup { psi_some: Some(5), ..open("/") };
     assert_eq!(cgroups, [expected, slice, top]);
@@ -139,7 +139,7 @@ fn version_1() {
     };
     assert_eq!(cgroups[0], expected);
     assert_eq!(paths(&cgroups), ["/docker/0123", "/docker", "/"]);
-    // Pages of 4 kB, and of 64 kB. Without swap accounting there is no limit on swap.
+    // No limit, printed with pages of 4 kB and of 64 kB. Without swap accounting, there is no limit on swap.
     for cgroup in &cgroups[1..] {
         assert_eq!((cgroup.limit, cgroup.swap_limit), (Some(Limit::Unlimited), Some(Limit::Unlimited)));
     }
@@ -161,7 +161,7 @@ fn hybrid_goes_where_memory_is_accounted() {
 
 #[test]
 fn in_a_namespace_of_its_own() {
-    // The container's cgroup is the top, and has a limit.
+    // The container's cgroup is the root of its namespace, and has a limit.
     let tree = MadeUpRoot::new(&[
         ("proc/self/cgroup", "0::/\n"),
         ("proc/self/mountinfo", V2_MOUNT),
@@ -172,7 +172,7 @@ fn in_a_namespace_of_its_own() {
 
 #[test]
 fn without_a_namespace_only_a_part_is_mounted() {
-    // As containers have it in version 1: the path is the host's, the mount begins at the container's.
+    // As in containers with version 1: the path is relative to the host, but only the container's part is mounted.
     let mountinfo = "35 31 DEVICE /docker/0123 /sys/fs/cgroup/memory ro - cgroup cgroup rw,memory\n";
     let tree = MadeUpRoot::new(&[
         ("proc/self/cgroup", "4:memory:/docker/0123/inner\n"),
@@ -209,9 +209,9 @@ fn names_of_any_kind() {
 #[test]
 fn what_cannot_be_seen_is_left_out() {
     for (cgroup, root) in [
-        // Moved out of the namespace.
+        // A process that was moved out of the namespace.
         ("/../other", "/"),
-        // What is mounted begins above the namespace, and the names in between are not to be seen.
+        // The root of the mount is above the namespace, so the names in between are hidden.
         ("/", "/../.."),
         ("/docker/0123", "/docker/01"),
         ("/docker", "/docker/0123"),
@@ -220,23 +220,23 @@ fn what_cannot_be_seen_is_left_out() {
         let tree = MadeUpRoot::new(&[
             ("proc/self/cgroup", &format!("0::{cgroup}\n")),
             ("proc/self/mountinfo", &mountinfo),
-            // Where one would get who does not look.
+            // The files that would be read if the path were not checked.
             ("sys/fs/other/memory.max", "5\n"),
             ("sys/fs/cgroup/23/memory.max", "5\n"),
         ]);
         assert!(tree.are_hidden(), "{cgroup} {root}");
     }
-    // Both above it, and one below the other.
+    // Both are outside the namespace, and one is below the other.
     let mountinfo = b"30 23 DEVICE /.. /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
     assert_eq!(Place::find(Version::Two, b"/../other", mountinfo).unwrap().names, [b"other"]);
 
     let unseen: [&[(&str, &str)]; 5] = [
         &[("proc/self/cgroup", "0::/\n")],
         &[("proc/self/cgroup", "0::/\n"), ("proc/self/mountinfo", "")],
-        // Accounted in version 1, which is not mounted.
+        // Memory is accounted in version 1, which is not mounted.
         &[("proc/self/cgroup", "4:memory:/\n0::/\n"), ("proc/self/mountinfo", V2_MOUNT)],
         &[("proc/self/cgroup", "0::/\n"), ("proc/self/mountinfo", "30 23\n31 1 0:1 / /x rw\n")],
-        // One that was removed, but not its parent.
+        // A cgroup that was removed, although its parent exists.
         &[
             ("proc/self/cgroup", "0::/a/b (deleted)\n"),
             ("proc/self/mountinfo", V2_MOUNT),
@@ -261,12 +261,12 @@ fn what_is_mounted_over_it_hides_it() {
         ("sys/fs/cgroup/a/b/c/memory.max", "6\n"),
         ("sys/fs/cgroup/memory.max", "7\n"),
     ];
-    // Our parent at the place where all of it was.
+    // Our parent is mounted over the whole hierarchy.
     let parent = format!("{V2_MOUNT}40 23 DEVICE /a/b /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n");
     let tree = MadeUpRoot::new(&[&files[..], &[("proc/self/mountinfo", &parent)]].concat());
     assert_eq!(paths(&tree.cgroups()), ["/a/b/c", "/a/b"]);
     assert_eq!(tree.cgroups()[1].limit, Some(Limit::Bytes(7)));
-    // Something else, there or above.
+    // Another file system is mounted over it, or over a directory above.
     for over in ["40 23 0:99 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n", "40 23 0:99 / /sys/fs rw - tmpfs tmpfs rw\n"] {
         let mountinfo = V2_MOUNT.replace("DEVICE", "0:98") + over;
         let tree = MadeUpRoot::new(&[&files[..], &[("proc/self/mountinfo", &mountinfo)]].concat());
@@ -279,7 +279,7 @@ fn a_failure_of_our_own_is_one() {
     let tree = MadeUpRoot::new(&[
         ("proc/self/cgroup", "0::/\n"),
         ("proc/self/mountinfo", V2_MOUNT),
-        // A directory, where a file should be.
+        // A directory where a file should be.
         ("sys/fs/cgroup/memory.max/x", ""),
     ]);
     let Err(Error::Failed { path, .. }) = own_cgroups(&tree.root()) else { panic!("a limit was read") };

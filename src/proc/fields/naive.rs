@@ -1,4 +1,4 @@
-//! The oracle: `Key: value` lines in a map, and flat keyed ones cut at their first blank.
+//! The oracle: `Key: value` lines are stored in a map, and flat keyed lines are split at their first blank.
 
 use std::collections::HashMap;
 
@@ -7,10 +7,10 @@ use super::{flat_keyed, number, signed};
 /// The blanks that are trimmed.
 const BLANKS: [char; 5] = [' ', '\t', '\n', '\r', '\x0c'];
 
-/// Keys that are asked for, and one that never is.
+/// Keys that the extension looks up, and one that it does not.
 const FLAT_KEYS: [&str; 6] = ["oom_kill", "anon", "file", "shmem", "total_rss", "none"];
 
-/// Both say the same of a text as a file of one number, and as lines of keys and numbers.
+/// The parsers and the oracle agree on any text, read as a file with one number and as lines with keys and numbers.
 pub fn assert_agrees(bytes: &[u8]) {
     let text: String = bytes.iter().map(|&byte| byte as char).collect();
     let word = text.trim_matches(BLANKS);
@@ -26,12 +26,12 @@ pub fn assert_agrees(bytes: &[u8]) {
     }
 }
 
-/// A number of digits and nothing else, of up to 64 bits.
+/// A number of up to 64 bits that consists of digits only.
 pub(in crate::proc) fn decimal(text: &str) -> Option<u64> {
     if text.chars().all(|c| c.is_ascii_digit()) { text.parse().ok() } else { None }
 }
 
-/// The lines of a text that have a key. Where one comes twice, the last counts.
+/// The `Key: value` lines of a text. If a key is repeated, the last value counts.
 pub(in crate::proc) struct NaiveKeys(HashMap<String, String>);
 
 impl NaiveKeys {
@@ -42,7 +42,7 @@ impl NaiveKeys {
         NaiveKeys(lines.map(|(key, value)| (key.to_string(), value.trim_matches(BLANKS).to_string())).collect())
     }
 
-    /// The bytes of a key in kilobytes.
+    /// The value of a key in kilobytes, converted to bytes.
     pub fn bytes(&self, key: &str) -> Option<u64> {
         decimal(self.0.get(key)?.strip_suffix(" kB")?)?.checked_mul(1024)
     }

@@ -1,8 +1,8 @@
-//! The oracle: stat parsed the slow and obvious way, as text split into words.
+//! The oracle: parses stat in a slow and obvious way, as text split into words.
 
 use super::Identity;
 
-/// The fast parser and this one say the same of a text.
+/// The parser and the oracle agree on any text.
 pub fn assert_agrees(stat: &[u8]) {
     let ours = match Identity::parse(stat) {
         Err(_) => Ok(None),
@@ -12,11 +12,11 @@ pub fn assert_agrees(stat: &[u8]) {
     assert_eq!(ours, parse(stat), "{}", stat.escape_ascii());
 }
 
-/// Parent and start time; no value for a text of another form, and an error for a process that is gone.
+/// Parent and start time, `None` if the text is malformed, or an error if the process is gone.
 fn parse(stat: &[u8]) -> Result<Option<(i32, u64)>, &'static str> {
     let text: String = stat.iter().map(|&byte| byte as char).collect();
     let Some((_, after_name)) = text.rsplit_once(')') else { return Ok(None) };
-    // Field 3 of proc(5) is the first of these.
+    // The first word is field 3 of proc(5).
     let space = [' ', '\t', '\n', '\r', '\x0c'];
     let words: Vec<&str> = after_name.trim_matches(space).split(' ').collect();
     let field = |number: usize| words.get(number - 3).copied();

@@ -1,10 +1,10 @@
-//! The oracle: maps parsed the slow and obvious way, as text split at blanks.
+//! The oracle: parses maps in a slow and obvious way, as text split at blanks.
 
 use std::ops::Range;
 
 use super::{Header, lines};
 
-/// The parser and the oracle say the same of every line of a text.
+/// The parser and the oracle agree on every line of any text.
 pub fn assert_agrees(text: &[u8]) {
     let ours: Vec<_> = lines(text).map(Result::ok).collect();
     let oracle = parse(text);
@@ -21,15 +21,15 @@ pub fn assert_agrees(text: &[u8]) {
     }
 }
 
-/// Every line of a file; no value for one of another form, for one with an address beyond 64 bits, and for one without its newline.
-/// Bytes are read as Latin-1, which has a character for each of them.
+/// The lines of a file. A line is `None` if it has another form, an address that exceeds 64 bits, or no newline. Bytes
+/// are read as Latin-1, which has a character for each byte.
 pub(in crate::proc) fn parse(text: &[u8]) -> Vec<Option<NaiveHeader>> {
     let text: String = text.iter().map(|&byte| byte as char).collect();
     let line = |line: &str| NaiveHeader::parse(line.strip_suffix('\n')?).filter(|header| header.range().is_some());
     text.split_inclusive('\n').map(line).collect()
 }
 
-/// The line of a mapping, as text.
+/// A line of maps, as text.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(in crate::proc) struct NaiveHeader {
     pub start: String,

@@ -1,5 +1,5 @@
-//! The oracle: tables counted level by level, from the first of a mapping to its last, except one in which the mapping before
-//! ends.
+//! The oracle: for each level, counts the tables from the first to the last one that each mapping needs, except one
+//! that the mapping before it already needs.
 
 use super::super::category::naive::IN_MAIN_SEGMENT;
 use super::super::maps::lines;
@@ -7,8 +7,8 @@ use super::super::maps::naive::{NaiveHeader, parse};
 use super::super::system::page_size;
 use super::UpperBound;
 
-/// Both count the same for the maps of a process. For mappings that are not in the order of their addresses, which no kernel
-/// prints, nothing is promised but a number.
+/// The bound and the oracle agree for the maps of a process. If the mappings are not in the order of their addresses,
+/// which no kernel prints, the bound must only not panic.
 pub fn assert_agrees(text: &[u8]) {
     let mut bound = UpperBound::new();
     for (header, range) in lines(text).map_while(Result::ok) {

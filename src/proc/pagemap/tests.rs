@@ -6,7 +6,7 @@ fn pagemap(entries: &mut Entries) -> Pagemap<'_> {
     Pagemap::new(File::open("/proc/self/pagemap").unwrap(), entries)
 }
 
-/// Memory of ours that is mapped, and unmapped when it is dropped.
+/// A mapping in our own address space. It is unmapped when it is dropped.
 struct Area {
     start: u64,
     size: u64,
@@ -28,7 +28,7 @@ impl Area {
     }
 
     fn advise(&self, advice: i32) {
-        // SAFETY: the mapping is ours. The advice takes no memory away that is in use.
+        // SAFETY: the mapping is ours. The advice does not discard memory that is in use.
         unsafe { libc::madvise(self.at(0), self.size as usize, advice) };
     }
 
@@ -37,7 +37,7 @@ impl Area {
     }
 
     fn write(&self, page: u64) {
-        // SAFETY: the page is in the mapping, which can be written and nobody else uses.
+        // SAFETY: the page is in the mapping, which is writable and not used by anything else.
         unsafe { self.at(page).cast::<u8>().write_volatile(1) };
     }
 
@@ -47,7 +47,7 @@ impl Area {
     }
 
     fn protect(&self, protection: i32) {
-        // SAFETY: the mapping is ours, and not accessed from now on.
+        // SAFETY: the mapping is ours, and is not accessed any more.
         assert_eq!(unsafe { libc::mprotect(self.at(0), self.size as usize, protection) }, 0);
     }
 
@@ -114,7 +114,7 @@ fn neighbours_are_told_apart() {
     assert_eq!(totals(&cut(&[])), [pages(7)]);
     assert_eq!(totals(&cut(&[1])), [pages(1), pages(6)]);
     assert_eq!(totals(&cut(&[1, 2, chunk, chunk + 7])), [pages(1), pages(1), pages(2), pages(1), pages(2)]);
-    // Not neighbours: what is between is nobody's.
+    // These spans are not adjacent. The pages between them must not be counted.
     let mut spans = cut(&[1, chunk + 8]);
     spans.remove(1);
     assert_eq!(totals(&spans), [pages(1), pages(1)]);
@@ -165,7 +165,7 @@ fn huge_reservations_cost_no_more_than_their_pages() {
         let has_access = protection != libc::PROT_NONE;
         let mut written = 0;
         if has_access {
-            // More spans than are found at a time, and one at the very end.
+            // More regions than one scan returns, and a page at the very end.
             (0..600).for_each(|n| area.write(n * 1_000_003));
             area.write((1 << 44) / page_size() - 1);
             written = 601;
@@ -174,7 +174,8 @@ fn huge_reservations_cost_no_more_than_their_pages() {
         let (mut reads, mut found) = (0, PageTotals::default());
         pagemap(&mut entries).totals(&[area.span(has_access)], || reads += 1, |_, totals| found = totals).unwrap();
         assert_eq!(found, pages(written));
-        // A read for each part that was found, and a look for each few hundred. To read all of it would be many thousands.
+        // One read for each region, and a scan for every few hundred. Reading all entries would need many thousands of
+        // reads.
         assert!((written..=written + 4).contains(&reads), "{reads}");
     }
 }
@@ -185,7 +186,7 @@ fn few_reads_for_pages_that_are_near_each_other() {
         return;
     }
     let area = Area::private(LARGE);
-    // Every other page, and some that are further apart.
+    // Every other page, and some pages that are further apart.
     (0..10_000).for_each(|n| area.write(2 * n));
     (0..10).for_each(|n| area.write(30_000 + (MERGE_GAP + 2) * n));
     let mut entries = Entries::default();

@@ -18,7 +18,7 @@ fn pin(pid: Pid) -> Process {
     Process::pin(&Root::default(), pid).unwrap()
 }
 
-// Processes that go away.
+// Processes that exit.
 
 #[test]
 fn a_zombie_is_gone() {
@@ -80,11 +80,11 @@ fn a_process_that_has_become_another_program_is_gone() {
     assert!(is_gone(read_all(&process, c"smaps")));
 }
 
-// Reading.
+// Reading files.
 
 #[test]
 fn reads_the_whole_file_between_calls() {
-    // Our own: a child that has just been started has mapped little yet.
+    // Read our own smaps, because a child that has just been started has few mappings.
     let mut buffer = Buffer::default();
     let mut reads = 0;
     pin(me()).read(c"smaps", &mut buffer, || reads += 1).unwrap();
@@ -134,7 +134,7 @@ fn the_title_of_a_process() {
     let mut child = Running::stranger();
     let process = pin(child.pid());
     let mut buffer = Buffer::default();
-    // Until exec it has our title.
+    // Until it executes cat, the child has our title.
     until("the exec", || process.title(&mut buffer).unwrap() == b"cat");
     child.kill();
     assert!(is_gone(process.title(&mut buffer)));
@@ -144,7 +144,7 @@ fn the_title_of_a_process() {
 fn whose_process_it_is() {
     let child = Running::sibling();
     assert!(pin(child.pid()).is_of_our_user().unwrap());
-    // The user that the directory belongs to, which for a dumpable process is its own.
+    // The owner of the directory. For a dumpable process, that is its user.
     let owner = fs::metadata("/proc/1").unwrap().uid();
     // SAFETY: always succeeds.
     assert_eq!(pin(1).is_of_our_user().unwrap(), owner == unsafe { libc::geteuid() });

@@ -56,7 +56,7 @@ fn a_thread_is_no_process() {
     });
     let tid = receive.recv().unwrap();
     assert_ne!(tid, me());
-    // As seen from a parent, the thread's parent is that of its process.
+    // The parent of a thread is the parent of its process.
     let grandparent = our_tree().pin(me()).unwrap().identity.parent;
     assert!(is_gone(ProcessTree { parent: grandparent, ..our_tree() }.pin(tid)));
     drop(stop);
@@ -65,7 +65,7 @@ fn a_thread_is_no_process() {
 
 #[test]
 fn the_kernels_list_of_children_and_a_search_find_the_same() {
-    // The kernel's list is that of a thread's children, so the parent must not be one of the tests' threads.
+    // The kernel keeps a list of children per thread, so the parent must not be one of the threads that run tests.
     let mut parent = Running::start(Command::new("sh").args(["-c", "sleep 1000 & sleep 1000 & echo; read line"]));
     let tree = ProcessTree { parent: parent.pid(), ..our_tree() };
     let _ = parent.stdout().read(&mut [0]);
@@ -76,12 +76,12 @@ fn the_kernels_list_of_children_and_a_search_find_the_same() {
     searched.insert(0, parent.pid());
     assert_eq!(tree.pids(&mut Buffer::default(), || ()).unwrap(), searched);
     for child in &searched[1..] {
-        // SAFETY: it is a child of the parent, which has not reaped it.
+        // SAFETY: the process is a child of the parent, which has not reaped it.
         unsafe { libc::kill(*child, libc::SIGKILL) };
     }
 }
 
-// When they were started.
+// Start times.
 
 #[test]
 fn a_process_started_when_it_did() {
@@ -90,7 +90,7 @@ fn a_process_started_when_it_did() {
     let child = Running::sibling();
     let tree = our_tree();
     let started = tree.start_time(&tree.pin(child.pid()).unwrap());
-    // A tick is 10 ms; the clock may be set by a little meanwhile.
+    // A tick is 10 ms, and the clock may have been adjusted a little.
     assert!((before - 1_000_000..micros() + 1_000_000).contains(&started), "{before} {started}");
 }
 
@@ -99,12 +99,12 @@ fn a_start_is_the_same_each_time() {
     let child = Running::sibling();
     let start = |tree: ProcessTree| tree.start_time(&tree.pin(child.pid()).unwrap());
     let starts: Vec<_> = (0..1000).map(|_| start(our_tree())).collect();
-    // Two readings may lie on both sides of where rounding changes.
+    // Two readings may be rounded to different ticks.
     let (first, last) = (starts.iter().min().unwrap(), starts.iter().max().unwrap());
     assert!(last - first <= 10_000 && first % 10_000 == 0);
 }
 
-// A system that a test makes up. Its pids are larger than any that a kernel gives.
+// A made-up system. Its pids are larger than those of any kernel.
 
 const POSTMASTER: Pid = 2_000_000_001;
 const BACKEND: Pid = 2_000_000_002;

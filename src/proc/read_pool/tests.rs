@@ -7,7 +7,7 @@ use super::super::buffer::Buffer;
 use super::super::test_support::{Running, me, our_tree};
 use super::*;
 
-/// Reads a file of each process, and passes its text on.
+/// Reads a file of each process, and passes its content on.
 fn read_file_of_each(
     pids: &[Pid],
     name: &CStr,
@@ -25,7 +25,7 @@ fn read_file_of_each(
     read_each(&our_tree(), pids, threads, check_interrupts, read, visit).unwrap();
 }
 
-/// Children, and what else a caller might ask for: a stranger, a pid that nobody has.
+/// Some children, and pids that must be left out: a child with another program, and a pid that does not exist.
 fn some_processes() -> (Vec<Running>, Vec<Pid>) {
     let children: Vec<_> = (0..12).map(|_| Running::waiting()).collect();
     let mut pids: Vec<_> = children.iter().map(Running::pid).collect();
@@ -116,7 +116,7 @@ fn threads_take_no_signals_and_the_caller_does_again() {
             }
         },
     );
-    // All 64 but SIGKILL and SIGSTOP, which cannot be, and the two that the C library keeps for itself.
+    // All 64 signals, except SIGKILL and SIGSTOP, which cannot be blocked, and two that the C library uses itself.
     let all = !((1 << 8) | (1 << 18) | (1 << 31) | (1 << 32));
     assert!(!masks.is_empty());
     assert!(masks.iter().all(|mask| mask | !all == !0), "{masks:x?}");

@@ -1,4 +1,5 @@
-//! The oracle: all mappings of segments, then those of each segment; and the table of System V segments, every row in a map.
+//! The oracle: collects all mappings of segments, then groups them by segment. For the table of System V segments, it
+//! splits every row into words.
 
 use std::collections::HashMap;
 
@@ -8,7 +9,7 @@ use super::super::fields::naive::decimal;
 use super::super::maps::naive::{NaiveHeader, parse};
 use super::{Attachment, Residency, attach, residency_of_system_v};
 
-/// Both find the same segments in the maps of two processes, of which the second lacks the first mapping.
+/// The parser and the oracle find the same segments in the maps of two processes. The second lacks the first mapping.
 pub fn assert_agrees(text: &[u8]) {
     let second = text.iter().position(|&byte| byte == b'\n').map_or(text, |end| &text[end + 1..]);
     let maps = [(1, text), (2, second)];
@@ -52,13 +53,13 @@ pub fn assert_agrees(text: &[u8]) {
     }
 }
 
-/// Both find the same in a table of System V segments: for each number that stands first or second in a line, and for one that
-/// need not be there.
+/// The parser and the oracle find the same in a table of System V segments, for each number that is first or second in
+/// a line, and for 0, which may not be in the table.
 pub fn assert_table_agrees(table: &[u8]) {
     let text: String = table.iter().map(|&byte| byte as char).collect();
     let rows: Vec<Vec<&str>> =
         text.split('\n').map(|line| line.split(' ').filter(|word| !word.is_empty()).collect()).collect();
-    // The first of a name counts.
+    // If a name is repeated, the first column counts.
     let columns: HashMap<&str, usize> = rows[0].iter().enumerate().rev().map(|(at, &name)| (name, at)).collect();
     let ids = rows.iter().flat_map(|row| row.iter().take(2)).take(64).filter_map(|word| decimal(word));
     for id in ids.chain([0]) {

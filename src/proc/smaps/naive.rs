@@ -1,14 +1,14 @@
-//! The oracle: smaps parsed the slow and obvious way, with owned strings and a map per mapping.
+//! The oracle: parses smaps in a slow and obvious way, with owned strings and one map for each mapping.
 //!
-//! It shares no code with the tokenizer and takes other roads: it cuts the text into lines first, tells headers by their
-//! shape, and looks values up by key at the end. Property tests and fuzzers compare the two.
+//! It shares no code with the tokenizer and works differently: it first splits the text into lines, recognizes headers
+//! by their shape, and looks up the values by key at the end. Property tests and fuzzers compare the two.
 
 use std::collections::HashMap;
 
 use super::super::maps::naive::NaiveHeader;
 use super::{KEYS, Malformed, Mapping, Value, mappings};
 
-/// The tokenizer and the oracle say the same of every mapping, key and error of a text.
+/// The tokenizer and the oracle agree on every mapping, key and error of any text.
 pub fn assert_agrees(text: &[u8]) {
     let ours: Result<Vec<_>, Malformed> = mappings(text).collect();
     match (ours, parse(text)) {
@@ -45,8 +45,8 @@ pub struct NaiveMapping {
     keys: HashMap<String, String>,
 }
 
-/// Every mapping of a file, or the number of the first line that has no place in one. Bytes are read as Latin-1, which
-/// has a character for each of them.
+/// The mappings of a file, or the number of the first line that is neither a header nor a key line of a mapping. Bytes
+/// are read as Latin-1, which has a character for each byte.
 pub fn parse(text: &[u8]) -> Result<Vec<NaiveMapping>, usize> {
     let text: String = text.iter().map(|&byte| byte as char).collect();
     let mut mappings: Vec<NaiveMapping> = Vec::new();
@@ -67,8 +67,8 @@ pub fn parse(text: &[u8]) -> Result<Vec<NaiveMapping>, usize> {
     Ok(mappings)
 }
 
-/// A value read as a number: `None` without the key, `Some(None)` if it is not a 64-bit number with the unit that the
-/// key needs.
+/// The number of a key. `None` if the key is absent, `Some(None)` if its value is not a 64-bit number with the unit
+/// that the key needs.
 fn number(mapping: &NaiveMapping, key: &str) -> Option<Option<u64>> {
     let value = mapping.keys.get(key)?;
     let space = [' ', '\t', '\r', '\x0c'];

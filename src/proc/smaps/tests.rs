@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::naive::assert_agrees;
 use super::*;
 
-/// One mapping, or the panic that says why not.
+/// The only mapping in a text. Panics if there is an error.
 fn only(text: &[u8]) -> Mapping<'_> {
     let mut mappings = mappings(text);
     let mapping = mappings.next().expect("a mapping").expect("a well-formed one");
@@ -17,7 +17,7 @@ fn values(mapping: &Mapping) -> [Value; Field::COUNT] {
     std::array::from_fn(|at| mapping.keys.value(at))
 }
 
-/// A header line for `path`, padded as the kernel does it.
+/// A header line for `path`, padded as the kernel pads it.
 fn header(path: &[u8]) -> Vec<u8> {
     let mut line = b"7f0000000000-7f0000001000 rw-p 00000000 00:00 0 ".to_vec();
     line.resize(73, b' ');
@@ -30,7 +30,7 @@ fn path_of(path: &[u8]) -> Vec<u8> {
     only(&header(path)).header.path.to_vec()
 }
 
-/// The line in which parsing stops.
+/// The number of the line at which parsing fails.
 fn refused_at(text: &[u8]) -> usize {
     let malformed = mappings(text).find_map(Result::err).expect("an error").to_string();
     malformed.strip_prefix("Line ").and_then(|rest| rest.split(' ').next()?.parse().ok()).expect("a line's number")
@@ -51,7 +51,7 @@ fn fields_have_the_position_of_their_key() {
     assert_eq!(KEYS[Field::ProtectionKey as usize], b"ProtectionKey");
     for (at, field) in Field::ALL[..Field::QUANTITIES].iter().copied().enumerate() {
         assert_eq!(field as usize, at);
-        // Key and name differ only in underscores and in how acronyms are written.
+        // Keys and names differ only in underscores and in the case of acronyms.
         let plain = |text: &str| text.replace('_', "").to_lowercase();
         assert_eq!(plain(&format!("{field:?}")), plain(std::str::from_utf8(KEYS[at]).unwrap()));
     }
@@ -59,7 +59,7 @@ fn fields_have_the_position_of_their_key() {
 
 #[test]
 fn every_era_of_kernels() {
-    // What each kernel does not print, from the history of fs/proc/task_mmu.c.
+    // The keys that each kernel does not print, according to the history of fs/proc/task_mmu.c.
     let absent_before: [(&str, &[Field]); 6] = [
         (
             include_str!("../../../tests/fixtures/linux-3.10.smaps"),
@@ -401,8 +401,8 @@ fn nothing_comes_after_an_error() {
     assert!(mappings.next().is_none());
 }
 
-/// A file cut in mid-line is refused. One cut between two lines cannot be told from an older kernel's, and gives the
-/// keys that are there.
+/// A file that was cut within a line is refused. A file that was cut between two lines looks like one of an older
+/// kernel, and the keys that are there are used.
 #[test]
 fn a_file_cut_at_every_byte() {
     let file = include_bytes!("../../../tests/fixtures/linux-5.4.smaps");
@@ -414,7 +414,7 @@ fn a_file_cut_at_every_byte() {
     }
 }
 
-// Generated files: the tokenizer and the oracle agree.
+// Generated files, on which the tokenizer and the oracle must agree.
 
 fn key() -> impl Strategy<Value = String> {
     let known = prop::sample::select(KEYS.to_vec()).prop_map(|key| String::from_utf8(key.to_vec()).unwrap());

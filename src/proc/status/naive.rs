@@ -1,9 +1,9 @@
-//! The oracle: every line of status in a map, looked up by key.
+//! The oracle: stores every line of status in a map and looks up the keys.
 
 use super::super::fields::naive::NaiveKeys;
 use super::Status;
 
-/// The parser and the oracle say the same of any text.
+/// The parser and the oracle agree on any text.
 pub fn assert_agrees(text: &[u8]) {
     let keys = NaiveKeys::of(text);
     let expected = Status {
