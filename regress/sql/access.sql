@@ -1,5 +1,5 @@
 --
--- Who may look: superusers and members of pg_read_all_stats
+-- Who may call the functions: superusers and members of pg_read_all_stats
 --
 CREATE ROLE regress_meminfo_nobody;
 CREATE ROLE regress_meminfo_stats IN ROLE pg_read_all_stats;
@@ -27,7 +27,7 @@ SELECT count(*) FROM pg_meminfo_segments;
 SELECT count(*) FROM pg_meminfo_cluster;
 SELECT count(*) FROM pg_meminfo_host;
 SELECT count(*) FROM pg_meminfo_cgroups;
--- Without a call there is nothing to refuse
+-- The function is strict: with NULL it is not called, so nothing is refused
 SELECT count(*) FROM pg_meminfo_smaps(NULL);
 RESET ROLE;
 
@@ -46,26 +46,26 @@ SELECT count(*) > 0 AS ok FROM pg_meminfo_smaps(pg_backend_pid());
 SELECT count(*) > 0 AS ok FROM smap_summary;
 RESET ROLE;
 
--- A member that does not inherit has the privileges after SET ROLE only
+-- A NOINHERIT member has the privileges of a role only after SET ROLE
 SET ROLE regress_meminfo_noinherit;
 SELECT count(*) > 0 AS ok FROM get_all_smaps();
 RESET ROLE;
 
--- A view's owner lends nothing: the functions ask who runs the query
+-- The view's owner does not matter: the functions check the current user
 CREATE VIEW owned_by_superuser AS SELECT * FROM get_all_smaps();
 GRANT SELECT ON owned_by_superuser TO regress_meminfo_nobody;
 SET ROLE regress_meminfo_nobody;
 SELECT count(*) FROM owned_by_superuser;
 RESET ROLE;
 
--- SECURITY DEFINER does, as it says
+-- SECURITY DEFINER works: the current user is the owner of the function
 CREATE FUNCTION definer() RETURNS boolean LANGUAGE sql SECURITY DEFINER
     AS 'SELECT count(*) > 0 FROM get_all_smaps()';
 SET ROLE regress_meminfo_nobody;
 SELECT definer();
 RESET ROLE;
 
--- Refused again and again, in one session
+-- Refused 1000 times in one session
 SET ROLE regress_meminfo_nobody;
 DO $$
 DECLARE

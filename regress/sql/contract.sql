@@ -1,5 +1,5 @@
 --
--- What the extension installs, read from the catalog
+-- The objects of the extension, as the system catalogs describe them
 --
 CREATE EXTENSION pg_meminfo;
 CREATE VIEW functions AS
@@ -13,7 +13,7 @@ CREATE VIEW view_columns AS
 
 SELECT extname, extversion, extrelocatable FROM pg_extension WHERE extname = 'pg_meminfo';
 
--- Every object, and nothing else
+-- All objects of the extension
 SELECT pg_describe_object(classid, objid, objsubid) AS object
 FROM pg_depend
 WHERE refclassid = 'pg_extension'::regclass AND deptype = 'e'
@@ -31,7 +31,7 @@ SELECT proname, prosrc, lanname, proretset, provolatile, proisstrict, proparalle
 FROM functions JOIN pg_language ON prolang = pg_language.oid
 ORDER BY proname;
 
--- The new surface
+-- The functions and views besides the published contract
 SELECT proname, ordinality AS position, name, mode, format_type(type, NULL) AS type
 FROM functions, unnest(proargnames, proargmodes, proallargtypes) WITH ORDINALITY AS t (name, mode, type, ordinality)
 WHERE proname <> 'get_all_smaps'
@@ -41,14 +41,14 @@ SELECT attrelid::regclass AS view, attnum AS position, attname AS name, format_t
 FROM view_columns
 ORDER BY attrelid::regclass::text COLLATE "C", attnum;
 
--- The summary's names are the contract's, from mem_size to thp_eligible
+-- The columns of smap_summary have the same names as those of the contract, from mem_size to thp_eligible
 SELECT array_agg(attname::text ORDER BY attnum) =
     (SELECT proargnames[10:32] FROM pg_proc WHERE oid = 'get_all_smaps'::regproc) AS same_names
 FROM pg_attribute
 WHERE attrelid = 'smap_summary'::regclass AND attnum > 1;
 
 --
--- Comments: on every object, and on every column, unit first
+-- Every object has a comment, and every column has one that starts with its unit
 --
 SELECT pg_describe_object(classid, objid, 0) AS object_without_comment
 FROM pg_depend
@@ -61,7 +61,7 @@ SELECT attrelid::regclass AS view, attname AS column_without_unit
 FROM view_columns
 WHERE (col_description(attrelid, attnum) ~ '^[A-Za-z0-9 ]+: [A-Za-z0-9]') IS NOT TRUE;
 
--- A function's columns can have no comments of their own: the function's has a line for each, in their order
+-- The columns of a function cannot have comments, so the function's comment has a line for each column, in their order
 SELECT proname, name AS column_without_unit
 FROM functions, unnest(proargnames, proargmodes) AS t (name, mode)
 WHERE mode = 'o'
@@ -73,15 +73,15 @@ SELECT proname, proargnames[1 + pronargs:] = ARRAY(
 FROM functions
 ORDER BY proname;
 
--- What a function's comment says about each column; a line may continue on indented lines
+-- The lines about columns in a function's comment; a line may continue on indented lines
 CREATE VIEW function_lines AS
     SELECT proname, match[1] AS name, match[2] AS unit, replace(match[3], E'\n  ', ' ') AS meaning
     FROM functions f, regexp_matches(obj_description(f.oid, 'pg_proc'),
         E'\n([a-z_]+) \\(([^)]+)\\): ([^\n]+(?:\n  [^\n]+)*)', 'g') AS match;
 SELECT count(*) FROM function_lines;
 
--- The columns of a view are described as in the function below it, except where they differ: the two page sizes are the
--- largest of the process, and thp_eligible is a count
+-- The comment on a column of a view is the same as in the underlying function, except for columns that differ: the two
+-- page sizes are the largest of the process, and thp_eligible is a count
 SELECT v.attrelid::regclass AS view, attname AS column, proname AS differs_from
 FROM view_columns v, function_lines l
 WHERE (v.attrelid, proname) IN (('pg_meminfo'::regclass, 'pg_meminfo_processes'), ('pg_meminfo_mappings'::regclass, 'pg_meminfo_smaps'),
@@ -92,26 +92,26 @@ WHERE (v.attrelid, proname) IN (('pg_meminfo'::regclass, 'pg_meminfo_processes')
     AND col_description(v.attrelid, attnum) IS DISTINCT FROM format('%s: %s', unit, meaning)
 ORDER BY attrelid::regclass::text COLLATE "C", attnum;
 
--- pg_meminfo_mappings takes its first two columns from another function
+-- The first two columns of pg_meminfo_mappings come from another function
 SELECT attname AS column
 FROM view_columns v JOIN function_lines l ON attname = l.name AND proname = 'pg_meminfo_processes'
 WHERE attrelid = 'pg_meminfo_mappings'::regclass AND col_description(v.attrelid, attnum) = format('%s: %s', unit, meaning)
 ORDER BY attnum;
 
--- A view of the same name as its function has the same description
+-- A view and a function with the same name have the same description
 SELECT relname AS view, strpos(obj_description(f.oid, 'pg_proc'), obj_description(c.oid, 'pg_class') || E'\n\n') = 1 AS same_text
 FROM pg_class c JOIN functions f ON proname = relname
 WHERE c.oid IN (SELECT attrelid FROM view_columns)
 ORDER BY relname COLLATE "C";
 
--- Sizes of the same name are described in the same words, in kB and in bytes, for a mapping and for their sum
+-- Sizes with the same name have the same description in kB and in bytes, for a mapping and for a sum over mappings
 SELECT name AS column_that_differs
 FROM function_lines
 WHERE proname IN ('get_all_smaps', 'pg_meminfo_smaps', 'pg_meminfo_rollup') AND unit IN ('kB', 'bytes')
 GROUP BY name
 HAVING count(DISTINCT meaning) > 1;
 
--- Views are for everyone, the functions check
+-- Everyone may select from the views, because the functions check privileges
 SELECT relname, relacl::text ~ '[{,]=r/' AS granted_to_public
 FROM pg_class WHERE oid IN (SELECT attrelid FROM view_columns) ORDER BY relname COLLATE "C";
 

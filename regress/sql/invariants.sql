@@ -1,5 +1,5 @@
 --
--- What is true of every row, whatever the machine
+-- Invariants of every row on any machine
 --
 CREATE TEMP TABLE contract AS SELECT * FROM get_all_smaps();
 CREATE TEMP TABLE mappings AS
@@ -8,13 +8,13 @@ CREATE TEMP TABLE mappings AS
 SELECT count(*) > 0 AS has_rows FROM contract;
 SELECT count(*) > 0 AS has_rows FROM mappings;
 
--- A page cannot be in RAM twice, nor be shared out to more than it is
+-- A page is resident at most once in a mapping, and its proportional share is not larger than the page
 SELECT count(*) AS violations FROM contract
 WHERE NOT (pss <= rss AND rss <= mem_size AND pss_dirty <= pss AND swap_pss <= swap AND referenced <= rss);
 SELECT count(*) AS violations FROM mappings
 WHERE NOT (pss <= rss AND rss <= size AND pss_dirty <= pss AND swap_pss <= swap AND referenced <= rss);
 
--- Resident pages are clean or dirty, shared or private
+-- Every resident page is either clean or dirty, and either shared or private
 SELECT count(*) AS violations FROM contract
 WHERE rss <> shared_clean + shared_dirty + private_clean + private_dirty;
 SELECT count(*) AS violations FROM mappings
@@ -34,21 +34,21 @@ WHERE (address(end_address) - address(start_address)) / 1024 <> mem_size
 SELECT count(*) AS violations FROM mappings
 WHERE address(end_address) - address(start_address) <> size;
 
--- Texts have the kernel's form
+-- Texts have the form in which the kernel prints them
 SELECT count(*) AS violations FROM contract
 WHERE start_address !~ '^[0-9a-f]{8,16}$' OR end_address !~ '^[0-9a-f]{8,16}$' OR permissions !~ '^[r-][w-][x-][sp]$'
     OR byte_offset !~ '^[0-9a-f]{8,16}$' OR dev_major !~ '^[0-9a-f]{2,3}$' OR dev_minor !~ '^[0-9a-f]{2,5}$'
     OR thp_eligible NOT IN (0, 1) OR vm_flags !~ '^([^ ]+( [^ ]+)*)?$'
     OR pid IS NULL OR sys_path IS NULL;
 
--- Nothing is shown twice, in processes that do not change their mappings as they are read
+-- No mapping is shown twice, in processes that do not change their mappings while they are read
 SELECT count(*) AS violations
 FROM (SELECT pid, start_address FROM contract GROUP BY pid, start_address HAVING count(*) > 1) AS twice
     JOIN pg_stat_activity USING (pid)
 WHERE backend_type IN ('checkpointer', 'background writer', 'walwriter') OR pid = pg_backend_pid();
 
--- The two families are the same file in different units. Backends change as they run; the background writer's program is
--- mapped once and for all.
+-- get_all_smaps() and pg_meminfo_smaps() show the same file in different units. Compare those of the
+-- background writer's program, because they do not change.
 SELECT count(*) > 0 AS found, bool_and(c.mem_size * 1024 = m.size) AS size, bool_and(c.inode = m.inode) AS inode,
     bool_and(c.dev_major || ':' || c.dev_minor = m.device) AS device, bool_and(c.sys_path = m.name) AS name,
     bool_and(c.permissions = m.permissions) AS permissions, bool_and(c.vm_flags = m.vm_flags) AS vm_flags,
@@ -58,7 +58,7 @@ SELECT count(*) > 0 AS found, bool_and(c.mem_size * 1024 = m.size) AS size, bool
 FROM contract c JOIN mappings m USING (pid, start_address, end_address)
 WHERE pid = (SELECT pid FROM pg_stat_activity WHERE backend_type = 'background writer') AND name ~ '/postgres$';
 
--- Anonymous is '' in the contract and NULL in the new surface
+-- The name of an anonymous mapping is '' in get_all_smaps() and NULL in pg_meminfo_smaps()
 SELECT count(*) > 0 AS found, bool_and(m.name IS NULL) AS is_null
 FROM contract c JOIN mappings m USING (pid, start_address, end_address)
 WHERE c.sys_path = '';

@@ -1,8 +1,8 @@
 --
--- Which processes there are rows for
+-- The processes that have rows
 --
 
--- Every process of pg_stat_activity, as far as it is there before and after
+-- Every process that is in pg_stat_activity both before and after the calls
 CREATE TEMP TABLE before AS SELECT pid, backend_type, backend_start FROM pg_stat_activity;
 CREATE TEMP TABLE found AS
     SELECT DISTINCT 'get_all_smaps' AS by, pid FROM get_all_smaps()
@@ -14,16 +14,16 @@ FROM before JOIN pg_stat_activity USING (pid, backend_type, backend_start),
 WHERE NOT EXISTS (SELECT FROM found WHERE found.pid = before.pid AND found.by = v.by);
 SELECT by, count(*) > 4 AS ok FROM found GROUP BY by ORDER BY by;
 
--- And no others
+-- No other processes
 SELECT count(*) AS strangers FROM get_all_smaps() s WHERE s.pid NOT IN (SELECT pid FROM pg_stat_activity);
 
--- The processes that any cluster has
+-- Processes that every cluster has
 SELECT a.backend_type, count(*) > 0 AS has_mappings
 FROM pg_stat_activity a, LATERAL pg_meminfo_smaps(a.pid)
 WHERE a.backend_type IN ('checkpointer', 'background writer', 'walwriter') OR a.pid = pg_backend_pid()
 GROUP BY a.backend_type ORDER BY a.backend_type;
 
--- The postmaster is a process of the cluster too, though not one of pg_stat_activity
+-- The postmaster is a process of the cluster, although it is not in pg_stat_activity
 SELECT count(*) > 0 AS has_mappings
 FROM pg_meminfo_smaps(split_part(pg_read_file('postmaster.pid'), E'\n', 1)::int);
 
@@ -35,7 +35,7 @@ SELECT count(*) FROM pg_meminfo_smaps(2147483647);
 SELECT count(*) FROM pg_meminfo_smaps((-2147483648)::int);
 SELECT count(*) FROM pg_meminfo_smaps(NULL);
 
--- The program's own file, its stack and the main shared memory are among our mappings
+-- A backend's mappings include the executable, the stack, the heap and the main shared memory segment
 SELECT bool_or(name ~ '/postgres$' AND permissions = 'r-xp') AS program,
     bool_or(name = '[stack]') AS stack,
     bool_or(name = '[heap]' OR name IS NULL AND permissions = 'rw-p') AS heap,

@@ -1,5 +1,5 @@
 --
--- The functions wherever SQL allows a set-returning function
+-- The functions in every place where SQL allows a set-returning function
 --
 SELECT count(*) > 0 AS in_from FROM get_all_smaps();
 SELECT count(*) > 0 AS in_select_list FROM (SELECT get_all_smaps()) AS s;
@@ -15,10 +15,10 @@ SELECT EXISTS (SELECT FROM get_all_smaps()) AS in_subquery;
 SELECT count(DISTINCT a.pid) AS processes
 FROM (VALUES (pg_backend_pid()), (pg_backend_pid()), (0), (NULL)) AS a (pid), LATERAL pg_meminfo_smaps(a.pid);
 
--- Where a set does not fit
+-- A place where a set is not allowed
 SELECT 1 WHERE get_all_smaps() IS NULL;
 
--- Prepared, with a plan for any argument
+-- Prepared, with a generic plan
 SET plan_cache_mode = force_generic_plan;
 PREPARE mappings (int) AS SELECT count(*) > 0 AS ok FROM pg_meminfo_smaps($1);
 EXECUTE mappings (pg_backend_pid());
@@ -27,7 +27,7 @@ EXECUTE mappings (pg_backend_pid());
 DEALLOCATE mappings;
 RESET plan_cache_mode;
 
--- A cursor: forward, back, held over the end of its transaction
+-- A cursor: forward, backward, and held after the end of its transaction
 BEGIN;
 DECLARE c SCROLL CURSOR WITH HOLD FOR SELECT pid > 0 AS ok FROM get_all_smaps();
 FETCH 2 FROM c;
@@ -73,7 +73,7 @@ SET work_mem = '64kB';
 SELECT count(*) > 0 AS ok FROM get_all_smaps();
 RESET work_mem;
 
--- Declared otherwise than the library returns: refused, not read as something else
+-- A declaration that does not match the library is refused, so that no value is read as another type
 CREATE FUNCTION too_few(OUT pid int, OUT start_address text) RETURNS SETOF record
     AS '$libdir/pg_meminfo', 'get_smaps' LANGUAGE C;
 SELECT * FROM too_few();
@@ -87,7 +87,7 @@ DO $$
 DECLARE
     columns text;
 BEGIN
-    -- The right names, each once with another type
+    -- The right names, but one column has another type, each in turn
     FOR columns IN
         SELECT string_agg(format('OUT %I %s', name,
             CASE WHEN ordinality <> wrong THEN format_type(type, NULL)

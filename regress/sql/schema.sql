@@ -1,5 +1,5 @@
 --
--- Moving, dropping and making the extension again
+-- Moving the extension to another schema, dropping it and creating it again
 --
 CREATE SCHEMA elsewhere;
 ALTER EXTENSION pg_meminfo SET SCHEMA elsewhere;
@@ -13,7 +13,7 @@ SELECT count(*) FROM pg_proc WHERE proname ~ '^(get_all_smaps|pg_meminfo)';
 
 CREATE EXTENSION pg_meminfo SCHEMA elsewhere VERSION '1.0';
 SELECT count(*) AS own FROM elsewhere.smap_summary WHERE pid = pg_backend_pid();
--- With neither schema in the path
+-- With an empty search_path
 SET search_path = '';
 SELECT count(*) AS own FROM elsewhere.smap_summary WHERE pid = pg_catalog.pg_backend_pid();
 RESET search_path;

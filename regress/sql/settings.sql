@@ -8,7 +8,7 @@ SET pg_meminfo.readers = 0;
 SET pg_meminfo.readers = 17;
 SET pg_meminfo.reader = 2;
 
--- The same rows with any number, for processes that seldom change their mappings
+-- Any number of readers gives the same rows, for processes that rarely change their mappings
 CREATE FUNCTION quiet_mappings(readers int) RETURNS text LANGUAGE sql AS $$
     SELECT set_config('pg_meminfo.readers', readers::text, false);
     SELECT string_agg(format('%s %s %s %s %s', pid, start_address, end_address, permissions, sys_path), E'\n'

@@ -7,8 +7,8 @@ SELECT count(*) = count(DISTINCT pid) AS one_row_each FROM smap_summary;
 SELECT count(*) AS own FROM smap_summary WHERE pid = pg_backend_pid();
 SELECT count(*) AS nobody FROM smap_summary WHERE pid = 0;
 
--- It adds up. A process that sleeps has the same sums whoever adds them: the checkpointer's, between two looks of the
--- contract. Its share of common pages changes with other processes of the machine, so it is tried until all three agree.
+-- The sums are right. A sleeping process does not change, so smap_summary must agree with the contract read before and
+-- after. But the checkpointer's PSS changes with other processes of the machine, so retry until all three agree.
 DO $$
 DECLARE
     checkpointer int := (SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer');
@@ -40,7 +40,7 @@ BEGIN
 END
 $$;
 
--- Only the processes that a query asks for are read. How often a query calls the function:
+-- A query reads only the processes that it asks for. Returns the number of times that it calls the function.
 CREATE FUNCTION calls(query text) RETURNS numeric LANGUAGE plpgsql AS $$
 DECLARE
     plan jsonb;

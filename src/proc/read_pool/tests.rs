@@ -25,7 +25,7 @@ fn read_file_of_each(
     read_each(&our_tree(), pids, threads, check_interrupts, read, visit).unwrap();
 }
 
-/// Some children, and pids that must be left out: a child with another program, and a pid that does not exist.
+/// Some children, and other pids: our own, and one that does not exist.
 fn some_processes() -> (Vec<Running>, Vec<Pid>) {
     let children: Vec<_> = (0..12).map(|_| Running::waiting()).collect();
     let mut pids: Vec<_> = children.iter().map(Running::pid).collect();
