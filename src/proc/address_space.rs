@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn as_smaps_has_it() {
+    fn agrees_with_smaps() {
         // A child that waits does not change. But program pages are private only while no other test runs the program.
         let child = Running::waiting();
         let process = our_tree().pin(child.pid()).unwrap();
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_gone_has_nothing() {
+    fn a_process_that_is_gone_is_an_error() {
         for end in [Running::kill, Running::reap] {
             let mut child = Running::waiting();
             let process = our_tree().pin(child.pid()).unwrap();
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn scratch_is_used_again() {
+    fn scratch_can_be_reused() {
         let mut scratch = Scratch::default();
         let child = Running::waiting();
         let process = our_tree().pin(child.pid()).unwrap();

@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn every_name_that_is_seen_in_a_postgres_process() {
+    fn names_of_mappings_in_postgres_processes() {
         for (permissions, path, expected) in [
             ("rw-p", "", "malloc"),
             ("r--p", "", "other"),
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn all_are_listed_once() {
+    fn every_category_is_listed_once() {
         let mut names = Category::ALL.map(Category::name).to_vec();
         assert!(Category::ALL.iter().enumerate().all(|(at, &category)| category as usize == at));
         names.sort_unstable();

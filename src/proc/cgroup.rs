@@ -317,8 +317,8 @@ impl Directory {
     }
 }
 
-/// Parses a limit: a number or `max`. Instead of `max`, version 1 prints the largest multiple of the page size that fits in
-/// a signed 64-bit number.
+/// Parses a limit: a number or `max`. Instead of `max`, version 1 prints the largest multiple of the page size that fits
+/// in a signed 64-bit number.
 fn limit(text: &[u8]) -> Option<Limit> {
     const LARGEST_PAGE: u64 = 64 * 1024;
     match text.trim_ascii() {

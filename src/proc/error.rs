@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whose_failure_it_is() {
+    fn failures_of_processes_and_of_the_system() {
         let of = |errno| Error::of_process(io::Error::from_raw_os_error(errno), || PathBuf::from("/proc/1/smaps"));
         for errno in [libc::ENOENT, libc::ESRCH] {
             assert!(matches!(of(errno), Error::Gone));

@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mapping_header_is_no_key() {
+    fn a_mapping_header_is_not_a_key() {
         assert_eq!(key(b"00400000-00401000 r--p 00000000 fe:01 12 /bin/a:b"), None);
         assert_eq!(key(b""), None);
         assert_eq!(key(b":"), None);
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn another_layout_is_left_to_the_general_way() {
+    fn other_layouts_are_not_read_at_once() {
         let label = label(b"Rss");
         for line in [
             "Rss:                     kB\n",

@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_machine_as_it_is() {
+    fn this_machine() {
         let host = Host::read(&Root::default()).unwrap();
         assert!(host.memory_available.unwrap() <= host.memory_total.unwrap());
         assert!(host.swap_free <= host.swap_total);
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn machines_as_the_oracle_sees_them() {
+    fn agrees_with_the_oracle_on_real_machines() {
         naive::assert_agrees(include_bytes!("../../tests/fixtures/linux-3.10.meminfo"));
         naive::assert_agrees(include_bytes!("../../tests/fixtures/linux-6.6.meminfo"));
         naive::assert_agrees(&std::fs::read("/proc/meminfo").unwrap());
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn an_old_kernel_says_less() {
+    fn an_old_kernel_prints_fewer_keys() {
         let tree = MadeUpRoot::new(&[("proc/meminfo", "MemTotal:  1000 kB\nMemFree:  900 kB\n")]);
         let host = Host::read(&tree.root()).unwrap();
         assert_eq!(host, Host { memory_total: Some(1_024_000), ..Host::default() });

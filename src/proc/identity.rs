@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn stat_cut_short() {
+    fn a_truncated_stat_is_malformed() {
         for bad in ["", "12", "12 (postgres", "12 (postgres)", "12 (postgres) S", "12 (postgres) S 7 1 1"] {
             assert_eq!(parse(bad), Err(Malformed::LINE), "{bad}");
         }

@@ -83,7 +83,7 @@ mod tests {
     // The expected numbers are for pages of 4 kB.
     #[cfg(target_arch = "x86_64")]
     #[test]
-    fn a_table_for_each_stretch_that_is_mapped() {
+    fn tables_of_mappings_are_counted_once() {
         let tables = |maps: &str| bound(maps.as_bytes()).bytes() / page_size();
         let line = |start: u64, end: u64| format!("{start:x}-{end:x} rw-p 00000000 00:00 0 \n");
         const MB: u64 = 1 << 20;
@@ -104,7 +104,7 @@ mod tests {
 
     #[cfg(target_arch = "x86_64")]
     #[test]
-    fn what_is_saved() {
+    fn the_memory_saved_by_huge_pages() {
         const GB: u64 = 1 << 30;
         // The amount by which the tables exceed the bound.
         assert_eq!(saved_by_huge_pages(1_500_000, 500_000, GB), 1_000_000);
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn those_of_a_process_are_not_more() {
+    fn the_bound_is_not_below_the_tables_of_a_process() {
         // Use a child that waits, because other tests map and touch memory in this process.
         let child = Running::waiting();
         let read = |name| std::fs::read(format!("/proc/{}/{name}", child.pid())).unwrap();

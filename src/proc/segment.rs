@@ -244,7 +244,7 @@ mod tests {
         7f0030000000-7f0030001000 rw-p 00000000 00:00 0 \n";
 
     #[test]
-    fn each_segment_once_with_all_that_are_attached() {
+    fn each_segment_is_listed_once_with_its_processes() {
         let mut segments = Vec::new();
         attach(&mut segments, 1, attachments(MAPS));
         let only_main = MAPS.split_inclusive(|&byte| byte == b'\n').nth(3).unwrap();

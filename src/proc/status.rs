@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_kernel_does_not_print_is_absent() {
+    fn keys_that_a_kernel_does_not_print_are_absent() {
         let status = Status::parse(
             b"VmSize:\t  222836 kB\nVmRSS:\t   28200 MB\nThreads:\t1 kB\nVmPTE:\t99999999999999999999 kB\n",
         );

@@ -6,7 +6,7 @@ use super::{Category, Classifier, Header};
 const PROGRAM: &str = "/usr/lib/postgresql/18/bin/postgres";
 pub(in crate::proc) const IN_MAIN_SEGMENT: u64 = 0x7f00_0000_1000;
 
-/// A classifier with the main segment and the program that the oracle assumes. Some mappings in the fixtures match them.
+/// A classifier with the program and the main segment that the oracle assumes. Mappings in the fixtures match them.
 pub(in crate::proc) fn classifier() -> Classifier {
     Classifier { program: PROGRAM.into(), in_main_segment: IN_MAIN_SEGMENT, system_v_key: 0x009b_c041 }
 }

@@ -146,7 +146,7 @@ fn version_1() {
 }
 
 #[test]
-fn hybrid_goes_where_memory_is_accounted() {
+fn both_versions_use_the_one_that_accounts_memory() {
     let mounts = "42 31 DEVICE / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n35 31 DEVICE / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n";
     let files = [
         ("proc/self/mountinfo", mounts),
@@ -160,7 +160,7 @@ fn hybrid_goes_where_memory_is_accounted() {
 }
 
 #[test]
-fn in_a_namespace_of_its_own() {
+fn in_a_cgroup_namespace() {
     // The container's cgroup is the root of its namespace, and has a limit.
     let tree = MadeUpRoot::new(&[
         ("proc/self/cgroup", "0::/\n"),
@@ -171,7 +171,7 @@ fn in_a_namespace_of_its_own() {
 }
 
 #[test]
-fn without_a_namespace_only_a_part_is_mounted() {
+fn without_a_cgroup_namespace_only_a_part_is_mounted() {
     // As in containers with version 1: the path is relative to the host, but only the container's part is mounted.
     let mountinfo = "35 31 DEVICE /docker/0123 /sys/fs/cgroup/memory ro - cgroup cgroup rw,memory\n";
     let tree = MadeUpRoot::new(&[
@@ -186,7 +186,7 @@ fn without_a_namespace_only_a_part_is_mounted() {
 }
 
 #[test]
-fn the_mount_that_shows_most() {
+fn the_mount_that_shows_the_most_cgroups_is_used() {
     let mountinfo = "40 23 DEVICE /a/b /part rw - cgroup2 cgroup2 rw\n30 23 DEVICE / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n\
                      41 23 DEVICE /other /other rw - cgroup2 cgroup2 rw\n";
     let place = Place::find(Version::Two, b"/a/b", mountinfo.as_bytes()).unwrap();
@@ -207,7 +207,7 @@ fn names_of_any_kind() {
 }
 
 #[test]
-fn what_cannot_be_seen_is_left_out() {
+fn hidden_cgroups_are_unknown() {
     for (cgroup, root) in [
         // A process that was moved out of the namespace.
         ("/../other", "/"),
@@ -254,7 +254,7 @@ fn what_cannot_be_seen_is_left_out() {
 }
 
 #[test]
-fn what_is_mounted_over_it_hides_it() {
+fn a_later_mount_hides_an_earlier_one() {
     let files = [
         ("proc/self/cgroup", "0::/a/b/c\n"),
         ("sys/fs/cgroup/c/memory.max", "5\n"),
@@ -275,7 +275,7 @@ fn what_is_mounted_over_it_hides_it() {
 }
 
 #[test]
-fn a_failure_of_our_own_is_one() {
+fn a_failed_read_is_an_error_with_its_path() {
     let tree = MadeUpRoot::new(&[
         ("proc/self/cgroup", "0::/\n"),
         ("proc/self/mountinfo", V2_MOUNT),
@@ -287,7 +287,7 @@ fn a_failure_of_our_own_is_one() {
 }
 
 #[test]
-fn values_that_are_none() {
+fn malformed_values_are_unknown() {
     let tree = MadeUpRoot::new(&[
         ("proc/self/cgroup", "0::/\n"),
         ("proc/self/mountinfo", V2_MOUNT),
@@ -300,7 +300,7 @@ fn values_that_are_none() {
 }
 
 #[test]
-fn swap_is_what_is_left_of_both() {
+fn the_swap_limit_of_version_1() {
     let [limited, more] = [5, 8].map(Limit::Bytes);
     assert_eq!(remainder(Some(more), Some(limited)), Some(Limit::Bytes(3)));
     assert_eq!(remainder(Some(Limit::Unlimited), Some(limited)), Some(Limit::Unlimited));
@@ -316,7 +316,7 @@ fn our_own() {
 }
 
 #[test]
-fn systems_as_the_oracle_sees_them() {
+fn agrees_with_the_oracle_on_real_systems() {
     macro_rules! fixture {
         ($name:literal) => {
             include_str!(concat!("../../../tests/fixtures/", $name))

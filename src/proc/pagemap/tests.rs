@@ -84,7 +84,7 @@ fn pages(count: u64) -> PageTotals {
 }
 
 #[test]
-fn pages_that_were_written() {
+fn written_pages_are_private() {
     let area = Area::private(100 * page_size());
     assert_eq!(totals(&[area.span(true)]), [PageTotals::default()]);
     [0, 1, 50, 99].iter().for_each(|&page| area.write(page));
@@ -92,14 +92,14 @@ fn pages_that_were_written() {
 }
 
 #[test]
-fn the_zero_page_is_nobodys() {
+fn the_zero_page_is_resident_but_not_private() {
     let area = Area::private(10 * page_size());
     (0..10).for_each(|page| area.read(page));
     assert_eq!(totals(&[area.span(true)]), [PageTotals { resident: 10 * page_size(), private: 0, swap: 0 }]);
 }
 
 #[test]
-fn neighbours_are_told_apart() {
+fn adjacent_spans_are_counted_separately() {
     let area = Area::private(3 * CHUNK_PAGES as u64 * page_size());
     let whole = area.span(true).range;
     let cut = |pages: &[u64]| {
@@ -121,7 +121,7 @@ fn neighbours_are_told_apart() {
 }
 
 #[test]
-fn few_reads_for_many_neighbours() {
+fn adjacent_spans_are_read_together() {
     let area = Area::private(1000 * page_size());
     let start = area.span(true).range.start;
     let spans: Vec<_> = (0..1000)
@@ -145,7 +145,7 @@ fn can_scan() -> bool {
 }
 
 #[test]
-fn pages_behind_no_access() {
+fn pages_without_access_are_counted() {
     if !can_scan() {
         return;
     }
@@ -156,7 +156,7 @@ fn pages_behind_no_access() {
 }
 
 #[test]
-fn huge_reservations_cost_no_more_than_their_pages() {
+fn only_parts_with_pages_of_a_large_mapping_are_read() {
     if !can_scan() {
         return;
     }
@@ -181,7 +181,7 @@ fn huge_reservations_cost_no_more_than_their_pages() {
 }
 
 #[test]
-fn few_reads_for_pages_that_are_near_each_other() {
+fn nearby_pages_are_read_together() {
     if !can_scan() {
         return;
     }
@@ -213,7 +213,7 @@ fn entries_of_old_kernels() {
 }
 
 #[test]
-fn beyond_the_end_there_is_nothing() {
+fn addresses_without_entries_have_no_pages() {
     let vsyscall = Span { range: 0xffff_ffff_ff60_0000..0xffff_ffff_ff60_1000, has_access: true };
     assert_eq!(totals(&[vsyscall]), [PageTotals::default()]);
     assert_eq!(totals(&[]), []);

@@ -28,7 +28,7 @@ fn a_zombie_is_gone() {
 }
 
 #[test]
-fn gone_after_it_was_pinned() {
+fn a_process_that_exits_after_pinning_is_gone() {
     for end in [Running::kill, Running::reap] {
         let mut child = Running::sibling();
         let process = our_tree().pin(child.pid()).unwrap();
@@ -38,7 +38,7 @@ fn gone_after_it_was_pinned() {
 }
 
 #[test]
-fn gone_in_mid_file() {
+fn a_process_that_exits_during_a_read_is_gone() {
     let mut buffer = Buffer::default();
     for end in [Running::kill, Running::reap] {
         let mut child = Running::sibling();
@@ -56,7 +56,7 @@ fn gone_in_mid_file() {
 }
 
 #[test]
-fn another_process_with_the_same_pid_is_not_the_same() {
+fn another_process_with_the_same_pid_is_gone() {
     let child = Running::sibling();
     let mut process = our_tree().pin(child.pid()).unwrap();
     process.identity.start_time += 1;
@@ -64,7 +64,7 @@ fn another_process_with_the_same_pid_is_not_the_same() {
 }
 
 #[test]
-fn an_adopted_process_has_left_the_tree() {
+fn a_process_with_a_new_parent_is_gone() {
     let child = Running::sibling();
     let mut process = our_tree().pin(child.pid()).unwrap();
     process.identity.parent += 1;
@@ -72,7 +72,7 @@ fn an_adopted_process_has_left_the_tree() {
 }
 
 #[test]
-fn a_process_that_has_become_another_program_is_gone() {
+fn a_process_that_executes_another_program_is_gone() {
     let child = Running::sibling();
     let mut process = our_tree().pin(child.pid()).unwrap();
     let program = process.program.as_mut().unwrap();
@@ -83,7 +83,7 @@ fn a_process_that_has_become_another_program_is_gone() {
 // Reading files.
 
 #[test]
-fn reads_the_whole_file_between_calls() {
+fn a_file_of_several_reads_is_read_to_its_end() {
     // Read our own smaps, because a child that has just been started has few mappings.
     let mut buffer = Buffer::default();
     let mut reads = 0;
@@ -141,7 +141,7 @@ fn the_title_of_a_process() {
 }
 
 #[test]
-fn whose_process_it_is() {
+fn the_user_of_a_process() {
     let child = Running::sibling();
     assert!(pin(child.pid()).is_of_our_user().unwrap());
     // The owner of the directory. For a dumpable process, that is its user.
@@ -151,7 +151,7 @@ fn whose_process_it_is() {
 }
 
 #[test]
-fn a_directory_is_not_read() {
+fn reading_a_directory_is_an_error() {
     let child = Running::sibling();
     let Err(Error::Failed { path, source }) = read_all(&pin(child.pid()), c"task") else {
         panic!("a directory was read")

@@ -27,12 +27,12 @@ fn the_parent_and_its_children() {
 }
 
 #[test]
-fn a_child_with_another_program_is_a_stranger() {
+fn a_child_with_another_program_is_not_in_the_tree() {
     assert!(is_gone(our_tree().pin(Running::stranger().pid())));
 }
 
 #[test]
-fn somebody_elses_child_is_a_stranger() {
+fn a_child_of_another_parent_is_not_in_the_tree() {
     let child = Running::sibling();
     let other_tree = ProcessTree { parent: Running::stranger().pid(), ..our_tree() };
     assert!(is_gone(other_tree.pin(child.pid())));
@@ -46,7 +46,7 @@ fn no_such_process() {
 }
 
 #[test]
-fn a_thread_is_no_process() {
+fn a_thread_is_not_in_the_tree() {
     let (send, receive) = std::sync::mpsc::channel();
     let (stop, stopped) = std::sync::mpsc::channel::<()>();
     let thread = std::thread::spawn(move || {
@@ -64,7 +64,7 @@ fn a_thread_is_no_process() {
 }
 
 #[test]
-fn the_kernels_list_of_children_and_a_search_find_the_same() {
+fn the_list_of_children_and_a_search_agree() {
     // The kernel keeps a list of children per thread, so the parent must not be one of the threads that run tests.
     let mut parent = Running::start(Command::new("sh").args(["-c", "sleep 1000 & sleep 1000 & echo; read line"]));
     let tree = ProcessTree { parent: parent.pid(), ..our_tree() };
@@ -84,7 +84,7 @@ fn the_kernels_list_of_children_and_a_search_find_the_same() {
 // Start times.
 
 #[test]
-fn a_process_started_when_it_did() {
+fn the_start_time_of_a_new_process() {
     let micros = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_micros() as i64;
     let before = micros();
     let child = Running::sibling();
@@ -95,7 +95,7 @@ fn a_process_started_when_it_did() {
 }
 
 #[test]
-fn a_start_is_the_same_each_time() {
+fn the_start_time_does_not_change() {
     let child = Running::sibling();
     let start = |tree: ProcessTree| tree.start_time(&tree.pin(child.pid()).unwrap());
     let starts: Vec<_> = (0..1000).map(|_| start(our_tree())).collect();

@@ -66,7 +66,7 @@ fn nothing_to_read() {
 }
 
 #[test]
-fn unwinding_ends_all_threads_and_leaves_no_descriptor() {
+fn unwinding_ends_all_threads_and_leaks_no_descriptor() {
     let (children, pids) = some_processes();
     let unwind = || std::panic::resume_unwind(Box::new("our own"));
     for threads in [1, 2, 4] {
@@ -93,7 +93,7 @@ fn unwinding_ends_all_threads_and_leaves_no_descriptor() {
 }
 
 #[test]
-fn threads_take_no_signals_and_the_caller_does_again() {
+fn signals_are_blocked_in_threads_only() {
     let mask = |task: &str| {
         let status = fs::read_to_string(format!("{task}/status")).ok()?;
         let line = status.lines().find(|line| line.starts_with("SigBlk:"))?;
@@ -124,7 +124,7 @@ fn threads_take_no_signals_and_the_caller_does_again() {
 }
 
 #[test]
-fn no_more_than_the_descriptors_that_are_promised() {
+fn descriptors_stay_below_the_maximum() {
     let (children, pids) = some_processes();
     let threads = 2;
     read_file_of_each(
@@ -140,7 +140,7 @@ fn no_more_than_the_descriptors_that_are_promised() {
 }
 
 #[test]
-fn an_error_of_the_visitor_ends_all() {
+fn an_error_of_visit_ends_reading() {
     let (children, pids) = some_processes();
     for threads in [1, 2, 4] {
         let mut visits = 0;

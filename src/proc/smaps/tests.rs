@@ -58,7 +58,7 @@ fn fields_have_the_position_of_their_key() {
 }
 
 #[test]
-fn every_era_of_kernels() {
+fn keys_of_old_and_new_kernels() {
     // The keys that each kernel does not print, according to the history of fs/proc/task_mmu.c.
     let absent_before: [(&str, &[Field]); 6] = [
         (
@@ -131,7 +131,7 @@ fn this_kernel() {
 }
 
 #[test]
-fn vm_flags_end_no_mapping() {
+fn vm_flags_do_not_end_a_mapping() {
     let mut text = header(b"");
     text.extend_from_slice(b"Rss: 4 kB\nVmFlags: rd wr \nPss: 2 kB\n");
     let mapping = only(&text);
@@ -158,7 +158,7 @@ fn vm_flags_absent_empty_or_many() {
 }
 
 #[test]
-fn nothing_is_carried_over() {
+fn nothing_is_carried_over_to_the_next_mapping() {
     let mut text = header(b"/first");
     text.extend_from_slice(b"Size: 4 kB\nRss: 4 kB\nLocked: 8 kB\nTHPeligible: 1\nVmFlags: rd lo \n");
     text.extend_from_slice(&header(b""));
@@ -196,7 +196,7 @@ fn a_rollup_is_one_mapping() {
 }
 
 #[test]
-fn keys_count_by_name_whatever_their_order() {
+fn keys_may_have_any_order() {
     let mut text = header(b"");
     for (at, key) in KEYS[..Field::QUANTITIES].iter().enumerate().rev() {
         text.extend_from_slice(key);
@@ -209,7 +209,7 @@ fn keys_count_by_name_whatever_their_order() {
 }
 
 #[test]
-fn unknown_keys_land_nowhere() {
+fn unknown_keys_are_skipped() {
     let file = include_str!("../../../tests/fixtures/linux-6.1.smaps");
     let expected: Vec<_> = mappings(file.as_bytes()).map(|mapping| values(&mapping.unwrap())).collect();
     for unknown in [
@@ -263,7 +263,7 @@ fn addresses_and_offsets_of_64_bits() {
 }
 
 #[test]
-fn a_path_is_all_of_the_line() {
+fn a_path_extends_to_the_end_of_the_line() {
     for path in [
         "",
         "/usr/lib/libc.so.6",
@@ -322,7 +322,7 @@ fn sizes_of_64_bits() {
 }
 
 #[test]
-fn a_bad_value_costs_only_itself() {
+fn a_bad_value_does_not_affect_others() {
     for bad in
         ["Rss:", "Rss: ", "Rss: kB", "Rss: 4", "Rss: 4 MB", "Rss: -4 kB", "Rss: 4 4 kB", "Rss: 18446744073709551616 kB"]
     {
@@ -344,7 +344,7 @@ fn flags_and_indexes_have_no_unit() {
 // What is refused.
 
 #[test]
-fn lines_without_a_place_are_refused() {
+fn lines_that_are_neither_header_nor_key_are_refused() {
     let file = include_bytes!("../../../tests/fixtures/linux-5.4.smaps");
     for bad in [
         &b""[..],
@@ -395,7 +395,7 @@ fn the_refused_line_is_shown() {
 }
 
 #[test]
-fn nothing_comes_after_an_error() {
+fn parsing_ends_at_an_error() {
     let mut mappings = mappings(b"bad line\n1-2 r--p 0 00:00 0\n");
     assert!(mappings.next().unwrap().is_err());
     assert!(mappings.next().is_none());
