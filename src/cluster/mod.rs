@@ -2,7 +2,7 @@
 //!
 //! Nothing here raises, warns or prints, so that both SQL functions and a background worker can use it. A function
 //! returns what it found, and an [`Error`] only if it can return nothing. A process that has exited is left out. A
-//! process that the kernel does not let us read is counted, and only [`Cluster::read_each`] counts.
+//! process that the kernel does not let us read is counted by [`Cluster::read_each`], by which all processes are read.
 //!
 //! As in [`crate::proc`], `check_interrupts` is called at short intervals and may unwind. A Postgres function that
 //! fails unwinds too.
@@ -53,18 +53,22 @@ impl Text {
 }
 
 impl Cluster {
-    /// The cluster of this server. Up to `threads` threads read its processes at the same time.
-    pub fn of_this_server(threads: usize) -> Result<Self, Error> {
-        let root = Root::default();
+    /// The cluster of this server, seen below a root. Up to `threads` threads read its processes at the same time.
+    pub fn of_this_server(root: Root, threads: usize) -> Result<Self, Error> {
         let tree = ProcessTree::of(root.clone(), backends::postmaster_pid())?;
         let program = fs::read_link(root.path("/proc/self/exe")).unwrap_or_default().into_os_string().into_vec();
         let classifier = Classifier {
             // After an upgrade, the executable that is still running has been deleted.
             program: program.strip_suffix(b" (deleted)").unwrap_or(&program).to_vec(),
-            in_main_segment: main_segment::an_address(),
+            in_main_segment: main_segment::address(),
             system_v_key: main_segment::system_v_key(),
         };
         Ok(Cluster { root, tree, classifier, threads })
+    }
+
+    /// The pids of the processes in pg_stat_activity.
+    pub fn backends(&self) -> Vec<Pid> {
+        backends::all().iter().map(|backend| backend.pid).collect()
     }
 
     /// The classifier of its processes' mappings.
@@ -104,7 +108,11 @@ impl Cluster {
     ) -> Result<(Option<AddressSpace>, usize), Error> {
         let mut found = None;
         let read = |process: &Process, space: &mut Option<AddressSpace>, check_interrupts: &mut dyn FnMut()| {
-            *space = Some(AddressSpace::read(process, &self.classifier, &mut Scratch::default(), check_interrupts)?);
+            let read = AddressSpace::read(process, &self.classifier, &mut Scratch::default(), check_interrupts)?;
+            if read.pagemap_denied {
+                return Err(Error::Denied);
+            }
+            *space = Some(read);
             Ok(())
         };
         let denied = self.read_each(&[pid], 1, check_interrupts, read, |_, space| {

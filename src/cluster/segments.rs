@@ -51,13 +51,11 @@ impl Cluster {
 
         let mut measured = Vec::new();
         for segment in segments {
-            let resident = match segment.residency(&self.root, &mut check_interrupts)? {
-                Residency::Bytes(bytes) => Some(bytes),
-                Residency::Unknown => None,
-                Residency::Gone => continue,
-            };
-            let leader = common_leader(&segment, &leaders);
-            measured.push(MeasuredSegment { segment, resident, leader });
+            let residency = segment.residency(&self.root, &mut check_interrupts)?;
+            if residency != Residency::Gone {
+                let leader = common_leader(&segment, &leaders);
+                measured.push(MeasuredSegment { segment, resident: residency.bytes(), leader });
+            }
         }
         Ok((measured, denied))
     }

@@ -5,7 +5,7 @@ use crate::proc::buffer::Buffer;
 use crate::proc::error::Error;
 use crate::proc::page_tables::saved_by_huge_pages;
 use crate::proc::process::Process;
-use crate::proc::segment::{self, Residency};
+use crate::proc::segment;
 use crate::proc::status::Status;
 
 use super::Cluster;
@@ -86,7 +86,7 @@ impl Cluster {
             add(&mut private, private_of_process);
             add(&mut page_tables, status.page_tables);
             add(&mut swap, status.swap);
-            tables.push(status.page_tables.zip(space.as_ref().map(|space| space.table_bound.bytes())));
+            tables.push(status.page_tables.zip(space.as_ref().map(|space| space.page_table_bound.bytes())));
             segment::attach(&mut segments, pid, space.into_iter().flat_map(|space| space.attachments));
             Ok(())
         })?;
@@ -95,22 +95,12 @@ impl Cluster {
         // A denied process may be the only one attached to a segment, so without its maps the sum is unknown.
         let mut dynamic_resident = (without_maps == 0).then_some(0);
         for segment in &segments {
-            let residency = segment.residency(&self.root, &mut check_interrupts)?;
-            if segment.is_main {
+            if !segment.is_main {
+                add(&mut dynamic_resident, segment.residency(&self.root, &mut check_interrupts)?.bytes());
+            } else if main.is_none() {
+                // Only the first: a process that has detached from shared memory may map something else there.
                 main = Some(segment);
-                main_resident = match residency {
-                    Residency::Bytes(bytes) => Some(bytes),
-                    Residency::Gone | Residency::Unknown => None,
-                };
-            } else {
-                add(
-                    &mut dynamic_resident,
-                    match residency {
-                        Residency::Bytes(bytes) => Some(bytes),
-                        Residency::Gone => Some(0),
-                        Residency::Unknown => None,
-                    },
-                );
+                main_resident = segment.residency(&self.root, &mut check_interrupts)?.bytes();
             }
         }
         let saved = |main_size| {

@@ -25,7 +25,7 @@ pub fn raise(code: PgSqlErrorCode, message: impl Into<Cow<'static, str>>, detail
 /// Raises the ERROR for a file that could not be read, with the SQLSTATE that errcode_for_file_access() would choose.
 #[track_caller]
 pub fn raise_file_access(path: &Path, source: &io::Error) -> ! {
-    let path = storable(path);
+    let path = printable(path);
     // Not strerror(): its texts are in the language and encoding of lc_messages, which may differ from the database's.
     let (code, reason) = match source.raw_os_error() {
         Some(libc::EACCES) => (PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE, "Permission denied".to_string()),
@@ -49,13 +49,13 @@ pub fn raise_file_access(path: &Path, source: &io::Error) -> ! {
 /// Raises the ERROR for a file whose content could not be parsed.
 #[track_caller]
 pub fn raise_malformed(path: &Path, detail: &impl ToString) -> ! {
-    let message = format!("could not parse file \"{}\"", storable(path));
+    let message = format!("could not parse file \"{}\"", printable(path));
     raise(PgSqlErrorCode::ERRCODE_DATA_CORRUPTED, message, Some(detail.to_string()))
 }
 
 /// A path for a message. A data directory's name may be invalid in the database's encoding, and a name that is valid
 /// there may still not be UTF-8.
-fn storable(path: &Path) -> String {
+fn printable(path: &Path) -> String {
     path.as_os_str().as_bytes().escape_ascii().to_string()
 }
 

@@ -5,7 +5,7 @@ use core::ffi::CStr;
 use pgrx_pg_sys as pg_sys;
 
 /// An address in the main segment.
-pub fn an_address() -> u64 {
+pub fn address() -> u64 {
     // SAFETY: a plain variable, set before any function can run.
     unsafe { pg_sys::ProcGlobal }.addr() as u64
 }

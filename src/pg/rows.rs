@@ -108,7 +108,7 @@ pub struct Rows {
 }
 
 /// The most bytes of a text, its length included, whose length is in a single byte.
-const SHORT: usize = 127;
+const MAX_SHORT_TEXT: usize = 127;
 
 impl Rows {
     /// Starts the result of a call.
@@ -160,7 +160,7 @@ impl Rows {
     pub fn text(&mut self, value: Option<&[u8]>) -> Option<pg_sys::Datum> {
         let bytes = encoding::storable(value?, &mut self.scratch);
         error::reserve(&mut self.texts, bytes.len() + 2 * size_of::<u32>());
-        let start = if bytes.len() < SHORT {
+        let start = if bytes.len() < MAX_SHORT_TEXT {
             self.texts.push(((bytes.len() as u8 + 1) << 1) | 1);
             self.texts.len() - 1
         } else {

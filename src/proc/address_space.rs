@@ -7,14 +7,14 @@ use super::buffer::Buffer;
 use super::category::{Category, Classifier};
 use super::error::Error;
 use super::maps;
-use super::page_tables::UpperBound;
+use super::page_tables::PageTableBound;
 use super::pagemap::{Entries, PageTotals, Pagemap, Span};
 use super::process::Process;
 use super::segment::Attachment;
 
 /// The private mappings of a category.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Usage {
+pub struct CategoryUsage {
     /// The number of mappings.
     pub mappings: u64,
     /// The total size of the mappings, in bytes.
@@ -27,11 +27,13 @@ pub struct Usage {
 #[derive(Debug)]
 pub struct AddressSpace {
     /// The private mappings by category, in the order of [`Category::ALL`].
-    pub usages: [Usage; Category::COUNT],
+    pub usages: [CategoryUsage; Category::COUNT],
     /// The shared memory segments to which the process is attached.
     pub attachments: Vec<Attachment>,
     /// An upper bound on the page tables for everything except the main segment.
-    pub table_bound: UpperBound,
+    pub page_table_bound: PageTableBound,
+    /// Whether the kernel let us open pagemap, but not read it. What was read by then is not all.
+    pub pagemap_denied: bool,
 }
 
 /// Reusable buffers.
@@ -60,12 +62,19 @@ impl AddressSpace {
         let is_reserved = spans.try_reserve(lines).and_then(|()| categories.try_reserve(lines));
         is_reserved.map_err(|_| Error::out_of_memory(process.path(c"maps")))?;
 
-        let mut usages = [Usage::default(); Category::COUNT];
+        let mut usages = [CategoryUsage::default(); Category::COUNT];
         let mut attachments = Vec::new();
-        let mut table_bound = UpperBound::new();
+        let mut page_table_bound = PageTableBound::default();
         for line in maps::lines(maps.text()) {
-            let (header, range) = line.map_err(|malformed| process.malformed(c"maps", malformed))?;
-            table_bound.add(&range, range.contains(&classifier.in_main_segment));
+            let (header, range) = match line {
+                Ok(line) => line,
+                Err(malformed) => {
+                    // The file of a process that has exited meanwhile need not be whole.
+                    process.revalidate()?;
+                    return Err(process.malformed(c"maps", malformed));
+                }
+            };
+            page_table_bound.add(&range, range.contains(&classifier.in_main_segment));
             if header.permissions.ends_with(b"p") {
                 let category = classifier.classify(&header);
                 let usage = &mut usages[category as usize];
@@ -84,6 +93,7 @@ impl AddressSpace {
             Err(Error::Denied | Error::Gone) => None,
             Err(error) => return Err(error),
         };
+        let mut pagemap_denied = false;
         if let Some(file) = pagemap {
             let add = |at: usize, totals: PageTotals| {
                 let sum = usages[categories[at] as usize].pages.get_or_insert_default();
@@ -91,15 +101,21 @@ impl AddressSpace {
                 sum.private += totals.private;
                 sum.swap += totals.swap;
             };
-            let read = Pagemap::new(file, entries).totals(spans, check_interrupts, add);
-            read.map_err(|source| Error::of_process(source, || process.path(c"pagemap")))?;
+            let read = Pagemap::new(file, entries).count_pages(spans, check_interrupts, add);
+            match read.map_err(|source| Error::of_process(source, || process.path(c"pagemap"))) {
+                Err(Error::Denied) => pagemap_denied = true,
+                read => read?,
+            }
         }
         process.revalidate()?;
-        Ok(AddressSpace { usages, attachments, table_bound })
+        Ok(AddressSpace { usages, attachments, page_table_bound, pagemap_denied })
     }
 
     /// The process's private memory, in bytes. `None` if that of any category is unknown.
     pub fn private(&self) -> Option<u64> {
+        if self.pagemap_denied {
+            return None;
+        }
         let used = self.usages.iter().filter(|usage| usage.mappings > 0);
         used.map(|usage| Some(usage.pages?.private)).sum()
     }
@@ -117,7 +133,7 @@ mod tests {
         Classifier { program, in_main_segment: 0, system_v_key: 0 }
     }
 
-    fn usages(process: &Process, scratch: &mut Scratch) -> [Usage; Category::COUNT] {
+    fn usages(process: &Process, scratch: &mut Scratch) -> [CategoryUsage; Category::COUNT] {
         AddressSpace::read(process, &classifier(), scratch, || ()).unwrap().usages
     }
 
@@ -219,7 +235,7 @@ mod tests {
         let (present, exclusive, swapped) = (1 << 63, 1 << 56, 1 << 62);
         // Page 0 is not mapped. The shared mapping is not read.
         let entries = [0, present | exclusive, present, swapped, present, present, 0, present | exclusive];
-        system.write(&format!("proc/{PID}/stat"), stat);
+        system.write(&format!("proc/{PID}/stat"), &stat);
         system.write(&format!("proc/{PID}/maps"), maps);
         system.write(&format!("proc/{PID}/pagemap"), entries.map(u64::to_ne_bytes).concat());
         let process = Process::pin(&system.root(), PID).unwrap();
@@ -228,12 +244,12 @@ mod tests {
         let pages = |resident, private, swap| {
             Some(PageTotals { resident: resident * page, private: private * page, swap: swap * page })
         };
-        let malloc = Usage { mappings: 1, virtual_size: 3 * page, pages: pages(2, 1, 1) };
-        let library = Usage { mappings: 1, virtual_size: 2 * page, pages: pages(1, 1, 0) };
+        let malloc = CategoryUsage { mappings: 1, virtual_size: 3 * page, pages: pages(2, 1, 1) };
+        let library = CategoryUsage { mappings: 1, virtual_size: 2 * page, pages: pages(1, 1, 0) };
         assert_eq!((usage(Category::Malloc), usage(Category::Library)), (malloc, library));
         assert_eq!(space.private(), Some(2 * page));
         assert_eq!(space.attachments.len(), 1);
         // Tables of three levels, which cover all of the mappings.
-        assert_eq!(space.table_bound.bytes(), 3 * page);
+        assert_eq!(space.page_table_bound.bytes(), 3 * page);
     }
 }

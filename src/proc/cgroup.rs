@@ -98,7 +98,7 @@ pub fn own_cgroups(root: &Root) -> Result<Option<Vec<Cgroup>>, Error> {
     let cgroup = read("/proc/self/cgroup")?;
     let Some((version, path)) = membership(&cgroup) else { return Ok(Some(Vec::new())) };
     let mountinfo = read("/proc/self/mountinfo")?;
-    match Place::find(version, path, &mountinfo) {
+    match MountedCgroup::find(version, path, &mountinfo) {
         Some(place) => place.cgroups(root),
         None => Ok(None),
     }
@@ -106,7 +106,7 @@ pub fn own_cgroups(root: &Root) -> Result<Option<Vec<Cgroup>>, Error> {
 
 /// Where our cgroup is mounted.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Place {
+struct MountedCgroup {
     version: Version,
     /// `major:minor` of the mounted file system.
     device: Vec<u8>,
@@ -117,7 +117,7 @@ struct Place {
     names: Vec<Vec<u8>>,
 }
 
-impl Place {
+impl MountedCgroup {
     fn find(version: Version, path: &[u8], mountinfo: &[u8]) -> Option<Self> {
         let mut mounts: Vec<Mount> = Vec::new();
         for mount in lines(mountinfo).filter_map(Mount::parse) {
@@ -129,7 +129,13 @@ impl Place {
         }
         let places = mounts.into_iter().filter_map(|mount| {
             let names = below(&mount.root, path)?;
-            Some(Place { version, device: mount.device.to_vec(), mount_point: mount.point, top: mount.root, names })
+            Some(MountedCgroup {
+                version,
+                device: mount.device.to_vec(),
+                mount_point: mount.point,
+                top: mount.root,
+                names,
+            })
         });
         // If several parts of the hierarchy are mounted, use the one that shows the most of our ancestors.
         places.max_by_key(|place| place.names.len())

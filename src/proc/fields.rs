@@ -48,12 +48,12 @@ pub const fn label(key: &[u8]) -> [u8; 16] {
 }
 
 /// The length of a quantity's line as current kernels print it: label, eight columns, ` kB` and the newline.
-pub const LINE: usize = 28;
+pub const QUANTITY_LINE: usize = 28;
 
 /// The number in a line for a key, if the line is exactly as current kernels print it. Finds what [`key`] and
 /// [`kilobytes`] would find, without a loop. `None` for any other text, even if it has the key.
 #[inline]
-pub fn kilobytes_of(label: &[u8; 16], line: &[u8; LINE]) -> Option<u64> {
+pub fn kilobytes_of(label: &[u8; 16], line: &[u8; QUANTITY_LINE]) -> Option<u64> {
     let (start, rest) = line.split_first_chunk()?;
     let (digits, unit) = rest.split_first_chunk()?;
     if start != label || unit != b" kB\n" {

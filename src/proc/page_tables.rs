@@ -4,7 +4,7 @@
 //! an entry of 8 bytes for each page of a part of the address space: with pages of 4 kB, it covers 2 MB. It is
 //! allocated when any page of that part is touched for the first time. Huge pages do not need the lowest level.
 //!
-//! The kernel counts the size of a process's page tables, but does not say what they map. [`UpperBound`] is the largest
+//! The kernel counts the size of a process's page tables, but does not say what they map. [`PageTableBound`] is the largest
 //! possible size of the tables for everything except the main shared memory segment. What exceeds it is for that
 //! segment.
 
@@ -16,7 +16,7 @@ const ENTRY: u64 = 8;
 
 /// An upper bound on the size of a process's page tables, without the lowest level for the main segment.
 #[derive(Debug)]
-pub struct UpperBound {
+pub struct PageTableBound {
     page_size: u64,
     tables: u64,
     /// For each level below the topmost: how many bits of an address a table covers, and the end of the last table
@@ -24,14 +24,20 @@ pub struct UpperBound {
     levels: [(u32, u64); 3],
 }
 
-impl UpperBound {
-    /// The bound for a process without mappings.
-    pub fn new() -> Self {
+impl Default for PageTableBound {
+    /// The bound of a process without mappings.
+    fn default() -> Self {
         let page_size = page_size();
         let index_bits = (page_size / ENTRY).ilog2();
-        UpperBound { page_size, tables: 0, levels: [1, 2, 3].map(|level| (page_size.ilog2() + level * index_bits, 0)) }
+        PageTableBound {
+            page_size,
+            tables: 0,
+            levels: [1, 2, 3].map(|level| (page_size.ilog2() + level * index_bits, 0)),
+        }
     }
+}
 
+impl PageTableBound {
     /// Adds a mapping. Mappings must be added in the order of their addresses.
     pub fn add(&mut self, range: &Range<u64>, is_main_segment: bool) {
         for (level, (bits, counted)) in self.levels.iter_mut().enumerate() {
@@ -51,7 +57,7 @@ impl UpperBound {
 }
 
 /// A lower bound, in bytes, on the page-table memory that a process would save if the main segment were on huge pages.
-/// The arguments are the size of the process's page tables, the [`UpperBound`], and the size of the main segment. The
+/// The arguments are the size of the process's page tables, the [`PageTableBound`], and the size of the main segment. The
 /// upper bound must come from maps that are not older than the counter of page tables.
 pub fn saved_by_huge_pages(page_tables: u64, bound: u64, main_segment: u64) -> u64 {
     let page_size = page_size();
@@ -71,8 +77,8 @@ mod tests {
 
     const MAIN: u64 = 0x7f00_0000_0000;
 
-    fn bound(maps: &[u8]) -> UpperBound {
-        let mut bound = UpperBound::new();
+    fn bound(maps: &[u8]) -> PageTableBound {
+        let mut bound = PageTableBound::default();
         for line in maps::lines(maps) {
             let (header, range) = line.unwrap();
             bound.add(&range, header.contains(MAIN));

@@ -85,7 +85,7 @@ impl<'a> Pagemap<'a> {
 
     /// Adds up the pages of each span, and passes the span's position and its totals to `visit`. The spans must be in
     /// the order of their addresses. Calls `check_interrupts`, which may unwind, after each read.
-    pub fn totals(
+    pub fn count_pages(
         &mut self,
         spans: &[Span],
         mut check_interrupts: impl FnMut(),

@@ -4,11 +4,11 @@
 //! read(2). It can do that for several processes at the same time, so with a second core, reads can overlap each other
 //! and the parsing.
 //!
-//! The threads only open files and read them into memory of their own. Postgres is not made for threads, therefore:
+//! The threads only read files, and parse what they read, in memory of their own. Postgres is not made for threads,
+//! therefore:
 //!
 //! - A thread calls no Postgres function and blocks every signal, so that signal handlers run only in the main thread.
-//! - A thread is joined before [`read_each`] returns or unwinds, as soon as it has finished reading its current
-//!   process.
+//! - A thread is joined before [`read_each`] returns or unwinds. If it is reading then, it stops after its current read(2).
 //! - A thread has at most [`DESCRIPTORS`] descriptors open at a time, and none while it waits.
 //! - If the process exits from within `visit` or `check_interrupts` without unwinding, no cleanup is necessary: the
 //!   threads end with the process, and own nothing that outlives it.
@@ -18,9 +18,10 @@
 
 use std::io;
 use std::mem::MaybeUninit;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::{self, Scope};
 use std::time::Duration;
@@ -33,7 +34,7 @@ use super::process_tree::ProcessTree;
 pub const DESCRIPTORS: usize = 3;
 
 /// How often `check_interrupts` is called while no result is ready.
-const PATIENCE: Duration = Duration::from_millis(1);
+const CHECK_INTERVAL: Duration = Duration::from_millis(1);
 
 /// The stack size of a thread. The largest objects on the stack are buffers of 2 KiB and 6 KiB.
 const STACK: usize = 128 * 1024;
@@ -52,7 +53,7 @@ pub fn read_each<R: Default + Send>(
     read: impl Fn(&Process, &mut R, &mut dyn FnMut()) -> Result<(), Error> + Sync,
     mut visit: impl FnMut(Pid, Result<&mut R, Error>) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    let work = Work { tree, pids, read, next: AtomicUsize::new(0) };
+    let work = Work { tree, pids, read, next: AtomicUsize::new(0), is_over: AtomicBool::new(false) };
     let threads = threads.min(pids.len());
     if threads > 1 {
         read_in_threads(&work, threads, &mut check_interrupts, &mut visit)?;
@@ -73,6 +74,8 @@ struct Work<'a, F> {
     pids: &'a [Pid],
     read: F,
     next: AtomicUsize,
+    /// Whether the caller wants no more results.
+    is_over: AtomicBool,
 }
 
 impl<F> Work<'_, F> {
@@ -109,6 +112,7 @@ fn read_in_threads<R: Default + Send>(
         // Moved into this closure so that they are dropped before the threads are joined, however the closure ends.
         // Each thread then ends as soon as it waits for a free result or tries to return one.
         let (give_empty, done) = (give_empty, done);
+        let _over = SetOnDrop(&work.is_over);
 
         for _ in 0..2 * start_threads(scope, threads, work, &empty, give_done) {
             give_empty.send(R::default()).expect("the receiver outlives the scope");
@@ -122,16 +126,13 @@ fn read_in_threads<R: Default + Send>(
 }
 
 /// Starts up to `count` threads, and returns how many could be started.
-fn start_threads<'scope, R: Send>(
+fn start_threads<'scope, R: Send + 'scope>(
     scope: &'scope Scope<'scope, '_>,
     count: usize,
     work: &'scope Work<'_, impl Fn(&Process, &mut R, &mut dyn FnMut()) -> Result<(), Error> + Sync>,
     empty: &'scope Mutex<Receiver<R>>,
     give_done: Sender<Done<R>>,
-) -> usize
-where
-    R: 'scope,
-{
+) -> usize {
     let start = || {
         let give_done = give_done.clone();
         let thread = thread::Builder::new().name("pg_meminfo".into()).stack_size(STACK);
@@ -140,6 +141,18 @@ where
     with_signals_blocked(|| (0..count).take_while(|_| start()).count()).unwrap_or(0)
 }
 
+/// Sets a flag at the end of a block, also if that unwinds.
+struct SetOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// What a thread unwinds with if it stops reading a process.
+struct Over;
+
 fn run_thread<R>(
     work: &Work<'_, impl Fn(&Process, &mut R, &mut dyn FnMut()) -> Result<(), Error>>,
     empty: &Mutex<Receiver<R>>,
@@ -147,12 +160,22 @@ fn run_thread<R>(
 ) {
     // Only one thread at a time waits for a free result, and holds the lock; the others wait for the lock.
     let next_empty = || empty.lock().ok()?.recv().ok();
+    let mut stop_if_over = || {
+        if work.is_over.load(Ordering::Relaxed) {
+            resume_unwind(Box::new(Over));
+        }
+    };
     while let Some(mut result) = next_empty()
         && let Some(pid) = work.next()
     {
-        let outcome = work.read(pid, &mut result, &mut || ());
-        if give_done.send(Done { pid, outcome, result }).is_err() {
-            return;
+        match catch_unwind(AssertUnwindSafe(|| work.read(pid, &mut result, &mut stop_if_over))) {
+            Ok(outcome) => {
+                if give_done.send(Done { pid, outcome, result }).is_err() {
+                    return;
+                }
+            }
+            Err(payload) if payload.is::<Over>() => return,
+            Err(panic) => resume_unwind(panic),
         }
     }
 }
@@ -161,7 +184,7 @@ fn run_thread<R>(
 fn receive<R>(done: &Receiver<Done<R>>, check_interrupts: &mut impl FnMut()) -> Option<Done<R>> {
     loop {
         check_interrupts();
-        match done.recv_timeout(PATIENCE) {
+        match done.recv_timeout(CHECK_INTERVAL) {
             Ok(done) => return Some(done),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return None,

@@ -54,6 +54,17 @@ pub enum Residency {
     Unknown,
 }
 
+impl Residency {
+    /// The number of bytes: none if the segment is gone. `None` if it is unknown.
+    pub fn bytes(self) -> Option<u64> {
+        match self {
+            Residency::Bytes(bytes) => Some(bytes),
+            Residency::Gone => Some(0),
+            Residency::Unknown => None,
+        }
+    }
+}
+
 /// A mapping of a segment in a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attachment {
@@ -72,8 +83,12 @@ impl Attachment {
         let is_main = range.contains(&classifier.in_main_segment);
         // Ignore the small System V segment that guards the data directory.
         let is_segment = is_main || classifier.classify(mapping) == Category::DynamicSharedMemory;
-        let (name, inode) = (mapping.path.to_vec(), mapping.inode);
-        is_segment.then(|| Attachment { is_main, name, inode, range: range.clone() })
+        is_segment.then(|| Attachment {
+            is_main,
+            name: mapping.path.to_vec(),
+            inode: mapping.inode,
+            range: range.clone(),
+        })
     }
 
     /// All attachments in a process's maps.

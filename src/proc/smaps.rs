@@ -220,7 +220,7 @@ pub fn mappings(text: &[u8]) -> Mappings<'_> {
 }
 
 /// The maximum length of a malformed line in a message, in bytes.
-const SHOWN: usize = 80;
+const MAX_SHOWN: usize = 80;
 
 /// See [`mappings`].
 #[derive(Clone, Debug)]
@@ -236,7 +236,7 @@ impl<'a> Mappings<'a> {
         let number = memchr_iter(b'\n', before).count() + 1;
         let line = &self.rest[..memchr(b'\n', self.rest).unwrap_or(self.rest.len())];
         self.rest = &[];
-        let start = line[..line.len().min(SHOWN)].escape_ascii();
+        let start = line[..line.len().min(MAX_SHOWN)].escape_ascii();
         Malformed(format!("Line {number} is neither a mapping nor a whole \"Key: value\" line: \"{start}\".").into())
     }
 }

@@ -5,8 +5,9 @@ use crate::cluster::totals::Totals;
 use crate::pg::fmgr::{Call, sql_function};
 use crate::pg::rows::rows;
 use crate::pg::{interrupts, main_segment, settings};
+use crate::proc::root::Root;
 
-use super::report::{or_raise, warn_of_denied};
+use super::report::{unwrap_or_raise, warn_of_denied};
 
 sql_function!("pg_meminfo_cluster" => cluster);
 
@@ -30,8 +31,8 @@ rows! {
 
 fn cluster(call: &Call) {
     let mut row = TotalsRow::start(call);
-    let cluster = or_raise(Cluster::of_this_server(settings::readers()));
-    let totals = or_raise(cluster.totals(interrupts::check));
+    let cluster = unwrap_or_raise(Cluster::of_this_server(Root::default(), settings::readers()));
+    let totals = unwrap_or_raise(cluster.totals(interrupts::check));
     row.put(&totals);
     warn_of_denied(totals.denied);
 }

@@ -6,7 +6,7 @@ use crate::proc::cgroup::{Cgroup, Limit, Version, own_cgroups};
 use crate::proc::host::Host;
 use crate::proc::root::Root;
 
-use super::report::or_raise;
+use super::report::unwrap_or_raise;
 
 sql_function!("pg_meminfo_host" => host);
 sql_function!("pg_meminfo_cgroups" => cgroups);
@@ -61,14 +61,14 @@ rows! {
 fn host(call: &Call) {
     let mut row = HostRow::start(call);
     let root = Root::default();
-    let host = or_raise(Host::read(&root));
-    let cgroups = or_raise(own_cgroups(&root));
+    let host = unwrap_or_raise(Host::read(&root));
+    let cgroups = unwrap_or_raise(own_cgroups(&root));
     row.put(&host, host.headroom(cgroups.as_deref()));
 }
 
 fn cgroups(call: &Call) {
     let mut rows = CgroupRows::start(call);
-    let cgroups = or_raise(own_cgroups(&Root::default()));
+    let cgroups = unwrap_or_raise(own_cgroups(&Root::default()));
     for (level, cgroup) in cgroups.iter().flatten().enumerate() {
         rows.put(level, cgroup);
     }

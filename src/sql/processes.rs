@@ -5,8 +5,9 @@ use crate::cluster::processes::CountedProcess;
 use crate::pg::fmgr::{Call, sql_function};
 use crate::pg::interrupts;
 use crate::pg::rows::rows;
+use crate::proc::root::Root;
 
-use super::report::or_raise;
+use super::report::unwrap_or_raise;
 
 sql_function!("pg_meminfo_processes" => processes);
 
@@ -34,7 +35,7 @@ rows! {
 
 fn processes(call: &Call) {
     let mut rows = ProcessRows::start(call);
-    let cluster = or_raise(Cluster::of_this_server(1));
+    let cluster = unwrap_or_raise(Cluster::of_this_server(Root::default(), 1));
     // No WARNING for a denied process: it has a row, with NULLs.
-    or_raise(cluster.count_each(interrupts::check, |process| rows.put(&process)));
+    unwrap_or_raise(cluster.count_each(interrupts::check, |process| rows.put(&process)));
 }

@@ -10,7 +10,7 @@ const DENIED_HINT: &str = "The server can read only dumpable processes of its ow
 
 /// Returns the value, or raises the ERROR that describes why there is none.
 #[track_caller]
-pub fn or_raise<T>(result: Result<T, Error>) -> T {
+pub fn unwrap_or_raise<T>(result: Result<T, Error>) -> T {
     match result {
         Ok(value) => value,
         Err(Error::Malformed { path, detail }) => error::raise_malformed(&path, &detail),

@@ -5,8 +5,9 @@ use crate::cluster::segments::MeasuredSegment;
 use crate::pg::fmgr::{Call, sql_function};
 use crate::pg::rows::rows;
 use crate::pg::{interrupts, settings};
+use crate::proc::root::Root;
 
-use super::report::{or_raise, warn_of_denied};
+use super::report::{unwrap_or_raise, warn_of_denied};
 
 sql_function!("pg_meminfo_segments" => segments);
 
@@ -26,8 +27,8 @@ rows! {
 
 fn segments(call: &Call) {
     let mut rows = SegmentRows::start(call);
-    let cluster = or_raise(Cluster::of_this_server(settings::readers()));
-    let (segments, denied) = or_raise(cluster.segments(interrupts::check));
+    let cluster = unwrap_or_raise(Cluster::of_this_server(Root::default(), settings::readers()));
+    let (segments, denied) = unwrap_or_raise(cluster.segments(interrupts::check));
     segments.iter().for_each(|segment| rows.put(segment));
     warn_of_denied(denied);
 }

@@ -5,12 +5,13 @@ use std::ffi::CStr;
 use crate::cluster::Cluster;
 use crate::pg::fmgr::{Call, sql_function};
 use crate::pg::rows::rows;
-use crate::pg::{backends, interrupts, settings};
+use crate::pg::{interrupts, settings};
 use crate::proc::category::Category;
 use crate::proc::process::Pid;
+use crate::proc::root::Root;
 use crate::proc::smaps::{self, Field, Mapping, Value};
 
-use super::report::{or_raise, warn_if_denied, warn_of_denied};
+use super::report::{unwrap_or_raise, warn_if_denied, warn_of_denied};
 
 sql_function!("get_smaps" => get_all_smaps);
 sql_function!("pg_meminfo_smaps" => smaps_of_process);
@@ -124,15 +125,14 @@ rows! {
 
 fn get_all_smaps(call: &Call) {
     let mut rows = ContractRows::start(call);
-    let cluster = or_raise(Cluster::of_this_server(settings::readers()));
-    let pids: Vec<_> = backends::all().iter().map(|backend| backend.pid).collect();
-    warn_of_denied(read_mappings(&cluster, &pids, c"smaps", |pid, mapping| rows.put(pid, mapping)));
+    let cluster = unwrap_or_raise(Cluster::of_this_server(Root::default(), settings::readers()));
+    warn_of_denied(read_mappings(&cluster, &cluster.backends(), c"smaps", |pid, mapping| rows.put(pid, mapping)));
 }
 
 fn smaps_of_process(call: &Call) {
     let mut rows = SmapsRows::start(call);
     let Some(pid) = call.int4(0) else { return };
-    let cluster = or_raise(Cluster::of_this_server(1));
+    let cluster = unwrap_or_raise(Cluster::of_this_server(Root::default(), 1));
     let classifier = cluster.classifier();
     let put = |_, mapping: &Mapping| rows.put(mapping, classifier.classify(&mapping.header));
     warn_if_denied(pid, read_mappings(&cluster, &[pid], c"smaps", put));
@@ -141,13 +141,13 @@ fn smaps_of_process(call: &Call) {
 fn rollup_of_process(call: &Call) {
     let mut row = RollupRow::start(call);
     let Some(pid) = call.int4(0) else { return };
-    let cluster = or_raise(Cluster::of_this_server(1));
+    let cluster = unwrap_or_raise(Cluster::of_this_server(Root::default(), 1));
     warn_if_denied(pid, read_mappings(&cluster, &[pid], c"smaps_rollup", |_, rollup| row.put(rollup)));
 }
 
 /// Passes each mapping in a file of each process to `put`. Returns the number of processes that were denied.
 fn read_mappings(cluster: &Cluster, pids: &[Pid], file: &CStr, mut put: impl FnMut(Pid, &Mapping)) -> usize {
-    or_raise(cluster.read_file_of_each(pids, file, interrupts::check, |pid, text| {
+    unwrap_or_raise(cluster.read_file_of_each(pids, file, interrupts::check, |pid, text| {
         for mapping in smaps::mappings(text.bytes()) {
             interrupts::check();
             put(pid, &mapping.map_err(|malformed| malformed.in_file(text.path.clone()))?);

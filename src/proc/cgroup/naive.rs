@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::super::fields::naive::decimal;
-use super::{Limit, Mount, Place, Version, limit, membership, total};
+use super::{Limit, Mount, MountedCgroup, Version, limit, membership, total};
 
 /// The parsers and the oracle agree on any text: as the files cgroup and mountinfo with an empty line between them, and
 /// as each of the smaller files.
@@ -15,8 +15,8 @@ pub fn assert_agrees(bytes: &[u8]) {
     let ours = membership(cgroup);
     let oracle = naive_membership(&latin1(cgroup));
     assert_eq!(ours.map(|(version, path)| (version, latin1(path))), oracle);
-    let ours = ours.and_then(|(version, path)| Place::find(version, path, mountinfo));
-    let oracle = oracle.and_then(|(version, path)| NaivePlace::find(version, &path, &naive_mountinfo));
+    let ours = ours.and_then(|(version, path)| MountedCgroup::find(version, path, mountinfo));
+    let oracle = oracle.and_then(|(version, path)| NaiveMountedCgroup::find(version, &path, &naive_mountinfo));
     match (ours, oracle) {
         (Some(ours), Some(oracle)) => oracle.assert_same(&ours),
         (None, None) => {}
@@ -118,13 +118,13 @@ fn naive_unescaped(text: &str) -> String {
 }
 
 #[derive(Debug)]
-struct NaivePlace {
+struct NaiveMountedCgroup {
     version: Version,
     mount: NaiveMount,
     names: Vec<String>,
 }
 
-impl NaivePlace {
+impl NaiveMountedCgroup {
     fn find(version: Version, path: &str, mountinfo: &str) -> Option<Self> {
         let mounts: Vec<_> = mountinfo.split('\n').filter_map(NaiveMount::parse).collect();
         // Compare as paths, because `/a//b` is `/a/b`.
@@ -136,13 +136,13 @@ impl NaivePlace {
             }
             let Some(names) = naive_below(&mount.root, path) else { continue };
             if found.as_ref().is_none_or(|found| names.len() >= found.names.len()) {
-                found = Some(NaivePlace { version, mount, names });
+                found = Some(NaiveMountedCgroup { version, mount, names });
             }
         }
         found
     }
 
-    fn assert_same(&self, ours: &Place) {
+    fn assert_same(&self, ours: &MountedCgroup) {
         assert_eq!(ours.version, self.version);
         assert_eq!(ours.device, bytes(&self.mount.device));
         assert_eq!(ours.mount_point.as_os_str().as_encoded_bytes(), bytes(&self.mount.point));

@@ -1,8 +1,9 @@
 //! Made-up systems with cgroups: version 1, version 2, both together, and containers.
 
+use proptest::prelude::{prop, proptest};
+
 use super::super::test_support::MadeUpRoot;
 use super::*;
-use proptest::prelude::{prop, proptest};
 
 impl MadeUpRoot {
     fn cgroups(&self) -> Vec<Cgroup> {
@@ -189,7 +190,7 @@ fn without_a_cgroup_namespace_only_a_part_is_mounted() {
 fn the_mount_that_shows_the_most_cgroups_is_used() {
     let mountinfo = "40 23 DEVICE /a/b /part rw - cgroup2 cgroup2 rw\n30 23 DEVICE / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n\
                      41 23 DEVICE /other /other rw - cgroup2 cgroup2 rw\n";
-    let place = Place::find(Version::Two, b"/a/b", mountinfo.as_bytes()).unwrap();
+    let place = MountedCgroup::find(Version::Two, b"/a/b", mountinfo.as_bytes()).unwrap();
     assert_eq!(place.mount_point, Path::new("/sys/fs/cgroup"));
     assert_eq!(place.names, [b"a", b"b"]);
 }
@@ -197,7 +198,7 @@ fn the_mount_that_shows_the_most_cgroups_is_used() {
 #[test]
 fn names_of_any_kind() {
     let mountinfo = b"30 23 DEVICE /with\\040blank /mnt\\011\\134x rw - cgroup2 none rw\n";
-    let place = Place::find(Version::Two, b"/with blank/a:b", mountinfo).unwrap();
+    let place = MountedCgroup::find(Version::Two, b"/with blank/a:b", mountinfo).unwrap();
     assert_eq!(place.mount_point, Path::new("/mnt\t\\x"));
     assert_eq!(place.names, [b"a:b"]);
     assert_eq!(unescaped(b"\\"), b"\\");
@@ -228,7 +229,7 @@ fn hidden_cgroups_are_unknown() {
     }
     // Both are outside the namespace, and one is below the other.
     let mountinfo = b"30 23 DEVICE /.. /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
-    assert_eq!(Place::find(Version::Two, b"/../other", mountinfo).unwrap().names, [b"other"]);
+    assert_eq!(MountedCgroup::find(Version::Two, b"/../other", mountinfo).unwrap().names, [b"other"]);
 
     let unseen: [&[(&str, &str)]; 5] = [
         &[("proc/self/cgroup", "0::/\n")],
@@ -328,7 +329,7 @@ fn agrees_with_the_oracle_on_real_systems() {
         (fixture!("linux-6.6.cgroup"), fixture!("linux-6.6.mountinfo"), "/sys/fs/cgroup"),
     ] {
         let (version, path) = membership(cgroup.as_bytes()).unwrap();
-        assert_eq!(Place::find(version, path, mountinfo.as_bytes()).unwrap().mount_point, Path::new(point));
+        assert_eq!(MountedCgroup::find(version, path, mountinfo.as_bytes()).unwrap().mount_point, Path::new(point));
         naive::assert_agrees(format!("{cgroup}\n{mountinfo}").as_bytes());
     }
     naive::assert_agrees(fixture!("linux-6.6.memory_pressure").as_bytes());

@@ -5,12 +5,12 @@ use super::super::category::naive::IN_MAIN_SEGMENT;
 use super::super::maps::lines;
 use super::super::maps::naive::{NaiveHeader, parse};
 use super::super::system::page_size;
-use super::UpperBound;
+use super::PageTableBound;
 
 /// The bound and the oracle agree for the maps of a process. If the mappings are not in the order of their addresses,
 /// which no kernel prints, the bound must only not panic.
 pub fn assert_agrees(text: &[u8]) {
-    let mut bound = UpperBound::new();
+    let mut bound = PageTableBound::default();
     for (header, range) in lines(text).map_while(Result::ok) {
         bound.add(&range, header.contains(IN_MAIN_SEGMENT));
     }

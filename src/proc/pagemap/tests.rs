@@ -63,11 +63,11 @@ impl Drop for Area {
     }
 }
 
-fn totals(spans: &[Span]) -> Vec<PageTotals> {
+fn count_pages(spans: &[Span]) -> Vec<PageTotals> {
     let mut found = Vec::new();
     let mut entries = Entries::default();
     pagemap(&mut entries)
-        .totals(
+        .count_pages(
             spans,
             || (),
             |at, totals| {
@@ -86,16 +86,16 @@ fn pages(count: u64) -> PageTotals {
 #[test]
 fn written_pages_are_private() {
     let area = Area::private(100 * page_size());
-    assert_eq!(totals(&[area.span(true)]), [PageTotals::default()]);
+    assert_eq!(count_pages(&[area.span(true)]), [PageTotals::default()]);
     [0, 1, 50, 99].iter().for_each(|&page| area.write(page));
-    assert_eq!(totals(&[area.span(true)]), [pages(4)]);
+    assert_eq!(count_pages(&[area.span(true)]), [pages(4)]);
 }
 
 #[test]
 fn the_zero_page_is_resident_but_not_private() {
     let area = Area::private(10 * page_size());
     (0..10).for_each(|page| area.read(page));
-    assert_eq!(totals(&[area.span(true)]), [PageTotals { resident: 10 * page_size(), private: 0, swap: 0 }]);
+    assert_eq!(count_pages(&[area.span(true)]), [PageTotals { resident: 10 * page_size(), private: 0, swap: 0 }]);
 }
 
 #[test]
@@ -111,13 +111,13 @@ fn adjacent_spans_are_counted_separately() {
     for page in [0, 1, 2, chunk - 1, chunk, chunk + 7, 3 * chunk - 1] {
         area.write(page);
     }
-    assert_eq!(totals(&cut(&[])), [pages(7)]);
-    assert_eq!(totals(&cut(&[1])), [pages(1), pages(6)]);
-    assert_eq!(totals(&cut(&[1, 2, chunk, chunk + 7])), [pages(1), pages(1), pages(2), pages(1), pages(2)]);
+    assert_eq!(count_pages(&cut(&[])), [pages(7)]);
+    assert_eq!(count_pages(&cut(&[1])), [pages(1), pages(6)]);
+    assert_eq!(count_pages(&cut(&[1, 2, chunk, chunk + 7])), [pages(1), pages(1), pages(2), pages(1), pages(2)]);
     // These spans are not adjacent. The pages between them must not be counted.
     let mut spans = cut(&[1, chunk + 8]);
     spans.remove(1);
-    assert_eq!(totals(&spans), [pages(1), pages(1)]);
+    assert_eq!(count_pages(&spans), [pages(1), pages(1)]);
 }
 
 #[test]
@@ -129,7 +129,7 @@ fn adjacent_spans_are_read_together() {
         .collect();
     let mut entries = Entries::default();
     let mut reads = 0;
-    pagemap(&mut entries).totals(&spans, || reads += 1, |_, _| ()).unwrap();
+    pagemap(&mut entries).count_pages(&spans, || reads += 1, |_, _| ()).unwrap();
     assert_eq!(reads, 1);
 }
 
@@ -152,7 +152,7 @@ fn pages_without_access_are_counted() {
     let area = Area::private(1000 * page_size());
     [3, 4, 700].iter().for_each(|&page| area.write(page));
     area.protect(libc::PROT_NONE);
-    assert_eq!(totals(&[area.span(false)]), [pages(3)]);
+    assert_eq!(count_pages(&[area.span(false)]), [pages(3)]);
 }
 
 #[test]
@@ -172,7 +172,7 @@ fn only_parts_with_pages_of_a_large_mapping_are_read() {
         }
         let mut entries = Entries::default();
         let (mut reads, mut found) = (0, PageTotals::default());
-        pagemap(&mut entries).totals(&[area.span(has_access)], || reads += 1, |_, totals| found = totals).unwrap();
+        pagemap(&mut entries).count_pages(&[area.span(has_access)], || reads += 1, |_, totals| found = totals).unwrap();
         assert_eq!(found, pages(written));
         // One read for each region, and a scan for every few hundred. Reading all entries would need many thousands of
         // reads.
@@ -191,7 +191,7 @@ fn nearby_pages_are_read_together() {
     (0..10).for_each(|n| area.write(30_000 + (MERGE_GAP + 2) * n));
     let mut entries = Entries::default();
     let (mut reads, mut found) = (0, PageTotals::default());
-    pagemap(&mut entries).totals(&[area.span(true)], || reads += 1, |_, totals| found = totals).unwrap();
+    pagemap(&mut entries).count_pages(&[area.span(true)], || reads += 1, |_, totals| found = totals).unwrap();
     assert_eq!(found, pages(10_010));
     assert!((10..100).contains(&reads), "{reads}");
 }
@@ -208,15 +208,17 @@ fn entries_of_old_kernels() {
     fs::write(&path, entries).unwrap();
     let (mut entries, mut found) = (Entries::default(), PageTotals::default());
     let span = Span { range: 0..5 * page_size(), has_access: true };
-    Pagemap::new(File::open(&path).unwrap(), &mut entries).totals(&[span], || (), |_, totals| found = totals).unwrap();
+    Pagemap::new(File::open(&path).unwrap(), &mut entries)
+        .count_pages(&[span], || (), |_, totals| found = totals)
+        .unwrap();
     assert_eq!((found.resident, found.swap), (page_size(), 2 * page_size()));
 }
 
 #[test]
 fn addresses_without_entries_have_no_pages() {
     let vsyscall = Span { range: 0xffff_ffff_ff60_0000..0xffff_ffff_ff60_1000, has_access: true };
-    assert_eq!(totals(&[vsyscall]), [PageTotals::default()]);
-    assert_eq!(totals(&[]), []);
+    assert_eq!(count_pages(&[vsyscall]), [PageTotals::default()]);
+    assert_eq!(count_pages(&[]), []);
 }
 
 #[test]
@@ -224,5 +226,5 @@ fn a_failed_read_is_an_error() {
     let mut entries = Entries::default();
     let mut pagemap = Pagemap::new(File::open("/").unwrap(), &mut entries);
     let span = Span { range: page_size()..2 * page_size(), has_access: true };
-    assert!(pagemap.totals(&[span], || (), |_, _| ()).is_err());
+    assert!(pagemap.count_pages(&[span], || (), |_, _| ()).is_err());
 }

@@ -161,3 +161,22 @@ fn an_error_of_visit_ends_reading() {
         assert_eq!(children.iter().map(Running::descriptors).sum::<usize>(), 0);
     }
 }
+
+#[test]
+fn threads_stop_in_the_middle_of_a_process() {
+    let (_children, pids) = some_processes();
+    let reads = AtomicUsize::new(0);
+    // Nothing but a stop ends this.
+    let read = |_: &Process, _: &mut (), check_interrupts: &mut dyn FnMut()| loop {
+        check_interrupts();
+        reads.fetch_add(1, Ordering::Relaxed);
+    };
+    let wait_and_unwind = || {
+        if reads.load(Ordering::Relaxed) > 1000 {
+            std::panic::resume_unwind(Box::new("our own"));
+        }
+    };
+    let unwound =
+        catch_unwind(AssertUnwindSafe(|| read_each(&our_tree(), &pids, 2, wait_and_unwind, read, |_, _| Ok(()))));
+    assert_eq!(unwound.unwrap_err().downcast_ref(), Some(&"our own"));
+}
