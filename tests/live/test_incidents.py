@@ -59,7 +59,7 @@ def test_who_holds_memory(busy):
         assert {"postmaster", "checkpointer"} <= {row["session"] for row in others}
         assert connection.info.backend_pid not in {row["pid"] for row in others}
         by_category = {row["category"]: row for row in ask(connection, "What does a session hold?")}
-        assert list(by_category)[0] == "malloc" and "shared_memory" not in by_category
+        assert next(iter(by_category)) == "malloc" and "shared_memory" not in by_category
         assert size(connection, by_category["malloc"]["private"]) > 50 * MB
 
 

@@ -4,7 +4,6 @@ import contextlib
 import re
 
 import pytest
-
 from conftest import ROOT
 
 # The C functions of each release, as they were released.
