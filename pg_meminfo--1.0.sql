@@ -542,7 +542,7 @@ LANGUAGE C VOLATILE PARALLEL RESTRICTED COST 10000000 ROWS 1;
 
 COMMENT ON FUNCTION pg_meminfo_cluster() IS
 'Memory of the whole cluster, in one row that adds up: private memory counted page by page (pagemap), each shared memory
-segment counted once, and page tables. This takes about a millisecond per process, plus 25 ms per GB of the main shared
+segment counted once, and page tables. This takes half a millisecond per process, plus 25 ms per GB of the main shared
 memory segment: poll it every minute, not every second.
 Sizes are in bytes. What the kernel does not report is NULL. If a part of a sum is unknown, the sum is NULL rather than
 too small; a WARNING then says for how many processes the kernel denied access.
