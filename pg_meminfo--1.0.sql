@@ -500,8 +500,8 @@ LANGUAGE C VOLATILE PARALLEL RESTRICTED COST 1000000 ROWS 10;
 
 COMMENT ON FUNCTION pg_meminfo_segments() IS
 'Every shared memory segment mapped by a process of the cluster, each once, read from /proc/PID/maps of all processes.
-No pages are walked process by process: this takes a third of a millisecond per process, plus 25 ms per GB of the main
-shared memory segment.
+No pages are walked process by process: this takes 0.05 milliseconds per process (0.3 before Linux 6.11), plus 25 ms per
+GB of the main shared memory segment.
 Sizes are in bytes.
 
 kind (text): main for the main shared memory segment, which contains shared_buffers, or dynamic

@@ -7,6 +7,7 @@ use crate::proc::buffer::Buffer;
 use crate::proc::error::Error;
 use crate::proc::process::{Pid, Process};
 use crate::proc::segment::{self, Attachment, Residency, Segment};
+use crate::proc::shared_maps;
 
 use super::Cluster;
 
@@ -34,7 +35,7 @@ impl Cluster {
         let mut segments = Vec::new();
         let mut leaders = HashMap::new();
         let read = |process: &Process, reading: &mut Reading, check_interrupts: &mut dyn FnMut()| {
-            process.read(c"maps", &mut reading.buffer, check_interrupts)?;
+            shared_maps::read(process, &mut reading.buffer, check_interrupts)?;
             let attachments = Attachment::all(reading.buffer.text(), &self.classifier);
             reading.attachments = attachments.map_err(|malformed| malformed.in_file(process.path(c"maps")))?;
             Ok(())

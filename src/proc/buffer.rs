@@ -39,6 +39,14 @@ impl Buffer {
         Ok(())
     }
 
+    /// Adds a short text, after what was read before.
+    pub(super) fn push(&mut self, text: &[u8]) -> io::Result<()> {
+        self.make_space()?;
+        self.bytes[self.length..self.length + text.len()].copy_from_slice(text);
+        self.length += text.len();
+        Ok(())
+    }
+
     /// Reads once, appends what was read to the content, and returns the number of bytes.
     pub(super) fn append_once(&mut self, file: &mut File) -> io::Result<usize> {
         self.make_space()?;

@@ -22,6 +22,7 @@ pub mod process_tree;
 pub mod read_pool;
 pub mod root;
 pub mod segment;
+pub mod shared_maps;
 pub mod smaps;
 pub mod status;
 mod system;

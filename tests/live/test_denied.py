@@ -11,7 +11,8 @@ NOT_DUMPABLE = """
 __attribute__((constructor)) static void hide(void) { prctl(PR_SET_DUMPABLE, 0); }
 """
 
-# Reading a file fails, from an offset on. Another file gives the error, the offset and the path.
+# Reading a file fails, from an offset on. Another file gives the error, the offset and the path. The kernel knows no
+# ioctl, as on Linux 6.10 and older, so that files are read.
 READ_FAILS = """
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -32,6 +33,10 @@ ssize_t read(int descriptor, void *space, size_t size) {{
     }}
     if (!real) real = dlsym(RTLD_NEXT, "read");
     return real(descriptor, space, size);
+}}
+int ioctl(int descriptor, unsigned long request, ...) {{
+    errno = ENOTTY;
+    return -1;
 }}
 """
 
