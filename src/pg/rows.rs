@@ -1,11 +1,11 @@
 //! The rows of a set-returning function, materialized in a tuplestore.
 //!
-//! [`rows!`] declares what a function returns: each column's name, type and value in one place. One row of Datums is filled
-//! from left to right, over and over, with its texts in one reused buffer, and `tuplestore_putvalues` copies it; nothing here
-//! is allocated for a row.
+//! [`rows!`] declares what a function returns: the name, type and value of each column in one place. Every row uses the
+//! same array of Datums and the same buffer for texts, and `tuplestore_putvalues` copies them, so that nothing here is
+//! allocated per row.
 //!
-//! The columns are compared with what CREATE FUNCTION declared before the first row. That is what makes these functions safe: a
-//! number stored where SQL expects text would be a wild pointer.
+//! Before the first row, the columns are compared with those that CREATE FUNCTION declared. Without that check, a number
+//! stored where SQL expects text would be used as a pointer.
 
 use std::ffi::CStr;
 
@@ -16,7 +16,7 @@ use super::encoding;
 use super::error;
 use super::fmgr::Call;
 
-/// A column of a result: its name, and its type.
+/// A column of a result.
 #[derive(Clone, Copy, Debug)]
 pub struct Column {
     /// Its name.
@@ -25,7 +25,7 @@ pub struct Column {
     pub kind: Kind,
 }
 
-/// The type of a column. Each has a method of [`Rows`] of the same name, which makes a value of it.
+/// The type of a column. For each type, [`Rows`] has a method of the same name that makes a value of it.
 #[allow(non_camel_case_types)] // the names are SQL's
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -37,7 +37,7 @@ pub enum Kind {
     int8,
     /// `text`
     text,
-    /// `char(n)`. A function's result has no n, so any length will do.
+    /// `char(n)`. The declared type of a function's column has no length, so any length is accepted.
     bpchar,
     /// `timestamptz`
     timestamptz,
@@ -56,8 +56,8 @@ impl Kind {
     }
 }
 
-/// Declares what a function returns: a type with a function `start`, for the beginning of a call, and a function `put`, for
-/// each row. The values are expressions of the arguments of `put`.
+/// Declares what a function returns. Defines a type with two functions: `start`, called once per call, and `put`, called
+/// once per row. The values are expressions of the arguments of `put`.
 ///
 /// ```ignore
 /// rows! {
@@ -94,7 +94,7 @@ macro_rules! rows {
 }
 pub(crate) use rows;
 
-/// The result of a call. For [`rows!`] only, which gives a row a value of the right type for each column.
+/// The result of a call. Only for [`rows!`], which makes one value of the right type for each column.
 pub struct Rows {
     store: *mut pg_sys::Tuplestorestate,
     descriptor: pg_sys::TupleDesc,
@@ -102,18 +102,18 @@ pub struct Rows {
     /// The row that is being filled.
     values: Vec<pg_sys::Datum>,
     nulls: Vec<bool>,
-    /// The row's texts, each as Postgres keeps it: its length, then its bytes.
+    /// The row's texts as Postgres stores them, each with its length first.
     texts: Vec<u8>,
     scratch: Vec<u8>,
 }
 
-/// The most bytes of a text, its length included, whose length is in a single byte.
+/// The size of the longest text that has a one-byte header, including the header.
 const MAX_SHORT_TEXT: usize = 127;
 
 impl Rows {
     /// Starts the result of a call.
     pub fn start(call: &Call, columns: &[Column]) -> Self {
-        // SAFETY: the record is that of the call we are in.
+        // SAFETY: the record is that of the current call.
         unsafe { pg_sys::InitMaterializedSRF(call.fcinfo(), 0) };
         // SAFETY: InitMaterializedSRF has checked that this is a ReturnSetInfo, which outlives the call.
         let result = unsafe { &*call.result_info() };
@@ -136,26 +136,26 @@ impl Rows {
         value.map(pg_sys::Datum::from)
     }
 
-    /// The value of an integer. NULL too if the number does not fit.
+    /// The value of an integer. NULL also if the number does not fit.
     #[inline]
     pub fn int4(&self, value: Option<impl TryInto<i32>>) -> Option<pg_sys::Datum> {
         value.and_then(|value| value.try_into().ok()).map(pg_sys::Datum::from)
     }
 
-    /// The value of a bigint. NULL too if the number does not fit.
+    /// The value of a bigint. NULL also if the number does not fit.
     #[inline]
     pub fn int8(&self, value: Option<impl TryInto<i64>>) -> Option<pg_sys::Datum> {
         value.and_then(|value| value.try_into().ok()).map(pg_sys::Datum::from)
     }
 
-    /// The value of a point in time in microseconds since the Unix epoch.
+    /// The value of a timestamp, from microseconds since the Unix epoch.
     pub fn timestamptz(&self, value: Option<i64>) -> Option<pg_sys::Datum> {
         let days = i64::from(pg_sys::POSTGRES_EPOCH_JDATE - pg_sys::UNIX_EPOCH_JDATE);
         self.int8(value.map(|value| value - days * 86_400_000_000))
     }
 
-    /// The value of a text: until the row is complete, its position in the buffer, which may move. Bytes that are not valid in
-    /// the database's encoding are escaped.
+    /// The value of a text. Until the row is complete, this is its offset in the buffer, because the buffer may move. Bytes
+    /// that are not valid in the database's encoding are escaped.
     #[inline]
     pub fn text(&mut self, value: Option<&[u8]>) -> Option<pg_sys::Datum> {
         let bytes = encoding::storable(value?, &mut self.scratch);
@@ -174,7 +174,7 @@ impl Rows {
         Some(pg_sys::Datum::from(start))
     }
 
-    /// The value of a char(n). As with [`Rows::text`], and never padded.
+    /// The value of a char(n), escaped as by [`Rows::text`] and never padded.
     #[inline]
     pub fn bpchar(&mut self, value: Option<&[u8]>) -> Option<pg_sys::Datum> {
         self.text(value)
@@ -189,10 +189,10 @@ impl Rows {
             nulls[at] = value.is_none();
         }
         let texts = self.texts.as_ptr();
-        // As the allocator aligns everything of this size.
+        // The allocator aligns every buffer of this size.
         assert!(texts.addr().is_multiple_of(align_of::<u32>()));
         for &at in &self.text_columns {
-            // A NULL becomes the address of the buffer, at which nobody looks.
+            // A NULL also becomes a pointer to the buffer, but its value is never used.
             values[at] = pg_sys::Datum::from(texts.wrapping_add(values[at].value()));
         }
         self.store();
@@ -201,21 +201,21 @@ impl Rows {
 
     fn store(&mut self) {
         let (values, nulls) = (self.values.as_mut_ptr(), self.nulls.as_mut_ptr());
-        // SAFETY: store and descriptor are this call's. There is a value and a flag for each of the descriptor's columns, as
-        // compared in start(), and of its type, as rows! sees to. The texts stay where they are until after the call, which
-        // copies them.
+        // SAFETY: the store and the descriptor belong to this call. The arrays have an element for each of the descriptor's
+        // columns, as start() has checked, and the values have the right types, as rows! ensures. The texts do not move
+        // until after the call, which copies them.
         unsafe { pg_sys::tuplestore_putvalues(self.store, self.descriptor, values, nulls) };
     }
 }
 
-/// Refuses a function whose declared result is not what this library returns.
+/// Raises an ERROR unless the function's declared columns are those that this library returns.
 fn require_columns(descriptor: pg_sys::TupleDesc, columns: &[Column]) {
     // SAFETY: InitMaterializedSRF has made the descriptor.
     let count = unsafe { (*descriptor).natts } as usize;
     let matches = |(number, column): (i32, &Column)| {
         // SAFETY: the number is one of the descriptor's.
         let name = unsafe { pg_sys::SPI_fname(descriptor, number) };
-        // SAFETY: the name ends with a NUL, and nobody else has it.
+        // SAFETY: the name ends with a NUL and was allocated for us.
         let same_name = unsafe { CStr::from_ptr(name) }.to_bytes() == column.name.as_bytes();
         // SAFETY: the number is one of the descriptor's.
         same_name && unsafe { pg_sys::SPI_gettypeid(descriptor, number) } == column.kind.oid()
