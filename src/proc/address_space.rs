@@ -125,7 +125,7 @@ impl AddressSpace {
 mod tests {
     use super::super::smaps::{self, Field, Value};
     use super::super::system::page_size;
-    use super::super::test_support::{MadeUpRoot, Running, me, our_tree};
+    use super::super::test_support::{MadeUpRoot, Running, me, our_tree, stat_of};
     use super::*;
 
     fn classifier() -> Classifier {
@@ -220,8 +220,7 @@ mod tests {
         const PID: i32 = 2_000_000_001;
         let page = page_size();
         let system = MadeUpRoot::new(&[]);
-        let stat =
-            format!("{PID} (postgres) S 1 1 1 0 -1 0 1 0 0 0 0 0 0 0 20 0 1 0 4711 8192 3{} 17\n", " 0".repeat(13));
+        let stat = stat_of(PID, 1);
         let maps = format!(
             "{:x}-{:x} rw-p 00000000 00:00 0 \n{:x}-{:x} rw-s 00000000 00:17 77   /dev/shm/PostgreSQL.77\n\
              {:x}-{:x} r-xp 00000000 fe:01 12   /lib/libc.so.6\n",

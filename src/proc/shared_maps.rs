@@ -120,7 +120,7 @@ mod tests {
     use std::ptr;
 
     use super::super::maps;
-    use super::super::test_support::{MadeUpRoot, Running, me, our_tree};
+    use super::super::test_support::{MadeUpRoot, Running, me, our_tree, stat_of};
     use super::*;
 
     /// The headers of the shared mappings in a text of maps.
@@ -181,8 +181,7 @@ mod tests {
         const PID: i32 = 2_000_000_001;
         let maps = "7e0000000000-7e0000100000 rw-s 00000000 00:17 77                         /dev/shm/PostgreSQL.77\n";
         let system = MadeUpRoot::new(&[]);
-        let stat =
-            format!("{PID} (postgres) S 1 1 1 0 -1 0 1 0 0 0 0 0 0 0 20 0 1 0 4711 8192 3{} 17\n", " 0".repeat(13));
+        let stat = stat_of(PID, 1);
         system.write(&format!("proc/{PID}/stat"), stat);
         system.write(&format!("proc/{PID}/maps"), maps);
         read(&Process::pin(&system.root(), PID).unwrap(), &mut buffer, || ()).unwrap();

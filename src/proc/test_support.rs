@@ -14,6 +14,12 @@ use super::process::Pid;
 use super::process_tree::ProcessTree;
 use super::root::Root;
 
+/// The stat of a process that sleeps.
+pub fn stat_of(pid: Pid, parent: Pid) -> String {
+    let zeros = " 0".repeat(13);
+    format!("{pid} (postgres) S {parent} 1 1 0 -1 0 1 0 0 0 0 0 0 0 20 0 1 0 4711 8192 3{zeros} 17\n")
+}
+
 /// Waits for a condition that will certainly become true, although perhaps not at once.
 pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
