@@ -77,11 +77,15 @@ $(LIBRARY): Cargo.toml Cargo.lock build.rs pg_meminfo.control $(shell find src -
 pg_meminfo$(DLSUFFIX): $(LIBRARY) FORCE
 	cmp -s $< $@ || cp $< $@
 
+# For tests/guest/init.
+print-library:
+	@echo $(LIBRARY)
+
 # For scripts/lint.
 lint-extension:
 	$(CARGO) clippy $(CARGO_FLAGS) -- --deny warnings
 
-.PHONY: FORCE lint-extension
+.PHONY: FORCE lint-extension print-library
 FORCE:
 
 endif
