@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -20,11 +20,14 @@ pub fn stat_of(pid: Pid, parent: Pid) -> String {
     format!("{pid} (postgres) S {parent} 1 1 0 -1 0 1 0 0 0 0 0 0 0 20 0 1 0 4711 8192 3{zeros} 17\n")
 }
 
-/// Waits for a condition that will certainly become true, although perhaps not at once.
+/// Waits for a condition that will certainly become true, although perhaps not at once. PATIENCE in the environment
+/// multiplies the limit of a minute, for machines that are slow.
 pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let patience = std::env::var("PATIENCE").map_or(1.0, |number| number.parse().expect("PATIENCE is a number"));
+    let limit = Duration::from_secs(60).mul_f64(patience);
     let start = Instant::now();
     while !condition() {
-        assert!(start.elapsed() < Duration::from_secs(60), "waited a minute for {what}");
+        assert!(start.elapsed() < limit, "waited {limit:?} for {what}");
         thread::yield_now();
     }
 }
@@ -45,8 +48,9 @@ impl Running {
         let threads = || fs::read_dir(format!("/proc/{}/task", child.pid())).unwrap();
         // The test's own thread reads from standard input, descriptor 0, and the main thread waits for that thread.
         let rests = |tid: &std::ffi::OsStr| {
-            let call = fs::read_to_string(Path::new("/proc").join(tid).join("syscall")).unwrap_or_default();
-            call.starts_with(&format!("{} 0x0 ", libc::SYS_read))
+            let read = |name| fs::read_to_string(Path::new("/proc").join(tid).join(name)).unwrap_or_default();
+            // With ptrace_scope 2, Yama lets only root see the system call, with 3 nobody. Standard input is a pipe.
+            read("syscall").starts_with(&format!("{} 0x0 ", libc::SYS_read)) || read("wchan").ends_with("pipe_read")
         };
         until("the child to wait", || threads().any(|thread| rests(&thread.unwrap().file_name())));
         child
@@ -54,7 +58,11 @@ impl Running {
 
     /// A child that runs another program.
     pub fn stranger() -> Self {
-        Self::start(&mut Command::new("cat"))
+        let child = Self::start(&mut Command::new("cat"));
+        let ours = fs::read_link("/proc/self/exe").unwrap();
+        // Some kernels let us continue a moment before the child has its new program.
+        until("the exec", || child.program() != ours);
+        child
     }
 
     /// A child that runs a command.
@@ -64,6 +72,11 @@ impl Running {
 
     pub fn pid(&self) -> Pid {
         self.0.id() as Pid
+    }
+
+    /// The path of the program that the child runs.
+    fn program(&self) -> PathBuf {
+        fs::read_link(format!("/proc/{}/exe", self.pid())).unwrap()
     }
 
     pub fn stdout(&mut self) -> &mut ChildStdout {
