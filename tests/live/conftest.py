@@ -17,6 +17,10 @@ ROOT = pathlib.Path(__file__).parents[2]
 # pg_meminfo.readers in each session. The tests are the same for any number.
 READERS = int(os.environ.get("READERS", "1"))
 
+# Multiplies the time limits of the tests: of wait_until() and of the few tests that have one of their own. A machine in
+# software emulation needs 10 or more.
+PATIENCE = float(os.environ.get("PATIENCE", "1"))
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config):
@@ -30,10 +34,10 @@ def pytest_configure(config):
 
 
 def wait_until(condition):
-    """Waits until a condition is true. Fails after a minute."""
-    deadline = time.monotonic() + 60
+    """Waits until a condition is true. Fails after a minute, times PATIENCE."""
+    deadline = time.monotonic() + 60 * PATIENCE
     while not condition():
-        assert time.monotonic() < deadline, "waited for a minute"
+        assert time.monotonic() < deadline, f"waited for {60 * PATIENCE:g} s"
         time.sleep(0.001)
 
 

@@ -8,7 +8,7 @@ import naive
 import psutil
 import psycopg
 import pytest
-from conftest import preload, start_cluster, wait_until
+from conftest import PATIENCE, preload, start_cluster, wait_until
 
 AUXILIARY = ["checkpointer", "background writer", "walwriter", "autovacuum launcher", "logical replication launcher"]
 
@@ -24,7 +24,7 @@ def assert_eventually(connection, pid, query, expected):
     def smaps():
         return connection.execute("SELECT pg_read_binary_file(%s)", [f"/proc/{pid}/smaps"]).fetchone()[0]
 
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 60 * PATIENCE
     while time.monotonic() < deadline:
         before = smaps()
         rows = connection.execute(query, [pid]).fetchall()

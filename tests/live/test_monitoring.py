@@ -14,7 +14,7 @@ import urllib.request
 
 import psycopg
 import pytest
-from conftest import ROOT, start_cluster, wait_until
+from conftest import PATIENCE, ROOT, start_cluster, wait_until
 
 DOCS = ROOT / "docs/monitoring"
 TEXT = (ROOT / "docs/monitoring.md").read_text()
@@ -50,7 +50,7 @@ def free_ports(count):
 
 def get(port, path="/metrics", **parameters):
     url = f"http://127.0.0.1:{port}{path}?{urllib.parse.urlencode(parameters)}"
-    with urllib.request.urlopen(url, timeout=30) as response:
+    with urllib.request.urlopen(url, timeout=30 * PATIENCE) as response:
         return response.read().decode()
 
 

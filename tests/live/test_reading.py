@@ -12,7 +12,7 @@ import time
 import psutil
 import psycopg
 import pytest
-from conftest import READERS, start_cluster, wait_until, with_notices
+from conftest import PATIENCE, READERS, start_cluster, wait_until, with_notices
 
 
 @contextlib.contextmanager
@@ -324,7 +324,7 @@ def test_sessions_and_workers_that_come_and_go(cluster, connection, seconds):
             return len(seen - workers) > 20 and workers
 
         # On a busy machine it may be longer until a query sees a parallel worker.
-        while time.monotonic() < start + seconds or (not has_enough() and time.monotonic() < start + seconds + 120):
+        while time.monotonic() < start + seconds or (not has_enough() and time.monotonic() < start + seconds + 120 * PATIENCE):
             for pid, has_program, has_stack, is_worker in connection.execute(query, [str(cluster.programs / "postgres")]):
                 assert has_program and has_stack, pid
                 seen.add(pid)
