@@ -1,8 +1,11 @@
 """Live clusters for the tests: the shared one, which scripts/with-cluster starts, and those that single tests start."""
 
 import contextlib
+import mmap
 import os
 import pathlib
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +23,9 @@ READERS = int(os.environ.get("READERS", "1"))
 # Multiplies the time limits of the tests: of wait_until() and of the few tests that have one of their own. A machine in
 # software emulation needs 10 or more.
 PATIENCE = float(os.environ.get("PATIENCE", "1"))
+
+# The size of a page: 4 kB on x86-64, 4, 16 or 64 kB on AArch64.
+PAGE = mmap.PAGESIZE
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -241,8 +247,12 @@ def with_notices(connection, query, parameters=None):
 
 def preload(directory, source, name="preloaded.so"):
     """Compiles a library for LD_PRELOAD, which every process of a cluster then loads."""
+    # cc is missing where Debian's packages were unpacked without their scripts.
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if not compiler:
+        pytest.skip("there is no C compiler here")
     library = os.fsencode(directory) + b"/" + os.fsencode(name)
-    subprocess.run(["cc", "-x", "c", "-shared", "-fPIC", "-o", library, "-"], input=source.encode(), check=True)
+    subprocess.run([compiler, "-x", "c", "-shared", "-fPIC", "-o", library, "-"], input=source.encode(), check=True)
     # The server may run as another user.
     for readable in directory, directory.parent:
         readable.chmod(0o755)
@@ -264,16 +274,21 @@ def connection(cluster):
 
 @pytest.fixture
 def huge_pages():
-    """200 more huge pages of 2 MB during a test. Skips the test if they are not available."""
+    """400 MB more of huge pages during a test: 200 of 2 MB, 13 of 32 MB or one of 512 MB. Skips the test if they are not
+    available."""
+    size = re.search(r"^Hugepagesize: +(\d+) kB$", pathlib.Path("/proc/meminfo").read_text(), re.MULTILINE)
+    if not size:
+        pytest.skip("this kernel has no huge pages")
+    more = -(-400 * 1024 // int(size[1]))
     setting = pathlib.Path("/proc/sys/vm/nr_hugepages")
     before = setting.read_text()
     try:
         try:
-            setting.write_text(str(int(before) + 200))
+            setting.write_text(str(int(before) + more))
         except OSError as error:
             pytest.skip(f"huge pages are not available here: {error}")
         # The kernel allocates as many as it finds contiguous memory for.
-        if int(setting.read_text()) < int(before) + 200:
+        if int(setting.read_text()) < int(before) + more:
             pytest.skip("not enough huge pages are available here")
         yield
     finally:

@@ -6,7 +6,7 @@ import time
 
 import naive
 import pytest
-from conftest import ROOT, rows, start_cluster, wait_until
+from conftest import PAGE, PATIENCE, ROOT, rows, start_cluster, wait_until
 from test_processes import tree
 
 MB = 2**20
@@ -65,7 +65,7 @@ def test_as_the_files_say(form, request):
             except GONE:
                 return False
             # The difference is the function's own buffers, which it frees at its end.
-            return found[0] == expected[0] and abs(found[1] - expected[1]) < MB / 2 and abs(found[2] - expected[2]) < MB / 8
+            return found[0] == expected[0] and abs(found[1] - expected[1]) < 128 * PAGE and abs(found[2] - expected[2]) < 32 * PAGE
 
         wait_until(agrees)
         row = whole(connection)
@@ -126,8 +126,9 @@ def page_tables(cluster):
 
 
 def test_page_tables_saved(huge_pages):
-    """The figure is not more than huge pages really save, and at least 0.4 of it: after sessions have touched a few
-    scattered pages, and after they have touched all."""
+    """The figure is not more than huge pages really save, and with pages of 4 kB at least 0.4 of it: after sessions have
+    touched a few scattered pages, and after they have touched all. The bound may be a few tables too high for each
+    process. Larger pages need few tables, so there it may be nearly all of them."""
     memory = ["shared_buffers = 192MB", "autovacuum = off", "jit = off"]
     scattered = "SELECT count(x) FROM big WHERE n % 2000 = 0"
 
@@ -152,7 +153,7 @@ def test_page_tables_saved(huge_pages):
     for (saved, without), (none, with_huge_pages) in zip(measured["off"], measured["on"]):
         less = without - with_huge_pages
         assert none == 0
-        assert 0.4 * less < saved <= less, measured
+        assert (0.4 * less if PAGE == 4096 else -1) < saved <= less, measured
 
 
 def test_a_parallel_query_has_dynamic_shared_memory():
@@ -178,7 +179,7 @@ def test_while_sessions_come_and_go(cluster, connection):
     try:
         counts = set()
         start = time.monotonic()
-        while time.monotonic() < start + 5 or (len(counts) < 2 and time.monotonic() < start + 60):
+        while time.monotonic() < start + 5 or (len(counts) < 2 and time.monotonic() < start + 60 * PATIENCE):
             row = whole(connection)
             assert_adds_up(row)
             counts.add(row["processes"])

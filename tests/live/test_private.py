@@ -9,7 +9,7 @@ import threading
 
 import psycopg
 import pytest
-from conftest import in_mounts, preload, start_cluster, wait_until, with_notices
+from conftest import PAGE, in_mounts, preload, start_cluster, wait_until, with_notices
 from test_reading import traced
 
 PRIVATE = "SELECT category, mappings, virtual_size, private FROM pg_meminfo_private(%(pid)s) ORDER BY category"
@@ -175,14 +175,16 @@ def test_what_is_swapped_still_counts(cluster, connection, tmp_path):
             if "VmSwap:\t       0 kB\n" in file.read():
                 pytest.skip("nothing was swapped out, as in a cgroup without swap")
         swapped, estimate, resident, swap_by_pages, private = held()
+        # The counters of status may lag by some pages.
+        lag = max(1_000_000, 128 * PAGE)
         assert swapped - swap_before > 0.8 * private_before
-        assert abs(swapped - swap_by_pages) < 1_000_000
-        assert abs(estimate - estimate_before) < 5_000_000 and resident < 0.5 * estimate
+        assert abs(swapped - swap_by_pages) < lag
+        assert abs(estimate - estimate_before) < 5 * lag and resident < 0.5 * estimate
         assert private < 0.3 * private_before
         cluster_wide = "SELECT swap FROM pg_meminfo_cluster"
         assert connection.execute(cluster_wide).fetchone()[0] >= swapped
         with_smaps = "SELECT sum(swap)::bigint FROM pg_meminfo_smaps(%s) WHERE permissions ~ 'p$'"
-        assert abs(connection.execute(with_smaps, [pid]).fetchone()[0] - swapped) < 1_000_000
+        assert abs(connection.execute(with_smaps, [pid]).fetchone()[0] - swapped) < lag
         session.execute("COMMIT")
         assert held()[0] < 0.2 * swapped
 
@@ -196,7 +198,9 @@ KINDS = """
 #include <sys/mman.h>
 #define MB (1024 * 1024L)
 static char *get(long size, int protection, int flags) {
-    char *p = mmap(0, size, protection, flags | MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    /* Huge pages that are not reserved may be missing when they are touched, which is a SIGBUS. */
+    if (!(flags & MAP_HUGETLB)) flags |= MAP_NORESERVE;
+    char *p = mmap(0, size, protection, flags | MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     return p == MAP_FAILED ? 0 : p;
 }
 static void child(void) {
@@ -228,11 +232,11 @@ def test_memory_of_every_kind(tmp_path, huge_pages):
     with start_cluster("huge_pages = off", LD_PRELOAD=preload(tmp_path, KINDS)) as cluster, cluster.connect() as connection:
         with cluster.sessions(1) as [session]:
             private = assert_same(connection, session.info.backend_pid)
-            assert private["malloc"] >= 8 * 2**20 + 10 * 4096
+            assert private["malloc"] >= 8 * 2**20 + 10 * PAGE
             # PROT_NONE memory has no category of its own.
             assert private["other"] >= 2**20
             assert private["jit"] >= 2**20
-            # This returns soon. The entries of a reservation of 16 TiB would be 32 GB to read.
+            # This returns soon. With pages of 4 kB, the entries of a reservation of 16 TiB would be 32 GB to read.
             query = "SELECT sum(virtual_size) > 32::numeric * 2 ^ 40 FROM pg_meminfo_private(%s)"
             assert connection.execute(query, [session.info.backend_pid]).fetchone() == (True,)
 
@@ -253,7 +257,7 @@ def test_huge_pages_that_are_in_shared_memory_are_not_private(huge_pages):
 
 
 def test_a_cancel_while_a_large_process_is_read(tmp_path):
-    """It has 100 GB of address space in mappings whose entries are all read, in 3,200 reads."""
+    """It has 100 GB of address space in mappings whose entries are all read, in 3,200 reads with pages of 4 kB."""
     # Of two protections in turn, so that the kernel does not merge them into one mapping.
     many = """
         #include <pthread.h>
@@ -289,9 +293,9 @@ def test_rollup_is_the_sum_of_the_mappings(cluster, connection):
         summed = f"SELECT {', '.join(f'sum({name})::bigint' for name in sums)} FROM pg_meminfo_smaps({pid})"
 
         def agree():
-            # Each mapping's PSS is rounded down to a kilobyte.
+            # Each mapping's PSS is rounded down to a kilobyte. Before Linux 6.0 there is no Pss_Dirty.
             a, b = connection.execute(rollup).fetchone(), connection.execute(summed).fetchone()
-            close = all(0 <= a[n] - b[n] < 1024 * 300 for n in (1, 2, 10))
+            close = all(a[n] == b[n] if None in (a[n], b[n]) else 0 <= a[n] - b[n] < 1024 * 300 for n in (1, 2, 10))
             return close and all(a[n] == b[n] for n in range(len(sums)) if n not in (1, 2, 10))
 
         wait_until(agree)
