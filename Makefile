@@ -2,7 +2,7 @@
 
 # Our own targets must work without a pg_config, and PGXS would replace a target named check. So a run of make includes
 # PGXS only if no goal is one of ours.
-OURS = help demo check check-all check-long check-deb bench lint fuzz deb
+OURS = help demo check check-all check-kernels check-long check-deb bench lint fuzz deb
 ifneq ($(filter $(OURS),$(MAKECMDGOALS)),)
 
 .PHONY: $(MAKECMDGOALS)
@@ -16,6 +16,7 @@ help:
 ## make demo           show on a throw-away cluster what the extension is for
 ## make check          run all tests except the long ones on throw-away clusters
 ## make check-all      run the tests on each supported major version, or on those in MAJORS="15 16"; some need root
+## make check-kernels  boot real kernels in virtual machines and run tests in each, or in KERNELS="5.10 arm64-newest"; needs root
 ## make check-long     run the tests that take minutes: repeated calls, assertions, valgrind, the address sanitizer
 ## make deb            build a Debian package for the server of PG_CONFIG
 ## make check-deb      build it, and test it in a clean tree of Debian; needs root
@@ -26,6 +27,8 @@ demo check check-long check-deb deb lint:
 	@scripts/$@
 check-all:
 	@scripts/check-all $(MAJORS)
+check-kernels:
+	@scripts/check-kernels $(KERNELS)
 bench:
 	@scripts/bench $(or $(SESSIONS),200) $(ROUNDS)
 fuzz:
