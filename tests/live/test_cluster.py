@@ -6,7 +6,7 @@ import time
 
 import naive
 import pytest
-from conftest import PAGE, PATIENCE, ROOT, rows, start_cluster, wait_until
+from conftest import PAGE, PATIENCE, ROOT, each_kernel, rows, start_cluster, wait_until
 from test_processes import tree
 
 MB = 2**20
@@ -40,7 +40,7 @@ def assert_adds_up(row):
     assert row["total"] == sum(row[part] for part in parts)
 
 
-@pytest.mark.parametrize("form", ["mmap", "sysv", "huge"])
+@pytest.mark.parametrize("form", [each_kernel("mmap"), "sysv", each_kernel("huge")])
 def test_as_the_files_say(form, request):
     """Private memory is that of smaps, page tables are those of status, summed over all processes while idle."""
     if form == "huge":
@@ -125,6 +125,7 @@ def page_tables(cluster):
     return sum(sizes)
 
 
+@pytest.mark.kernels
 def test_page_tables_saved(huge_pages):
     """The figure is not more than huge pages really save, and with pages of 4 kB at least 0.4 of it: after sessions have
     touched a few scattered pages, and after they have touched all. The bound may be a few tables too high for each
@@ -165,6 +166,7 @@ def test_a_parallel_query_has_dynamic_shared_memory():
             assert row["dynamic_shared_memory"] > before["dynamic_shared_memory"]
 
 
+@pytest.mark.kernels
 def test_while_sessions_come_and_go(cluster, connection):
     """A process that exits meanwhile does not make the sum unknown."""
     stop = threading.Event()

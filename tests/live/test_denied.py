@@ -4,7 +4,7 @@ import errno
 import os
 
 import pytest
-from conftest import in_mounts, preload, start_cluster, wait_until, with_notices
+from conftest import each_kernel, in_mounts, preload, start_cluster, wait_until, with_notices
 
 NOT_DUMPABLE = """
 #include <sys/prctl.h>
@@ -41,7 +41,7 @@ int ioctl(int descriptor, unsigned long request, ...) {{
 """
 
 
-@pytest.fixture(scope="module", params=["plain", "hidepid=1", "hidepid=2"])
+@pytest.fixture(scope="module", params=[each_kernel("plain"), "hidepid=1", each_kernel("hidepid=2")])
 def hidden(request, tmp_path_factory):
     """A cluster in which no process may read another, with each of the ways in which /proc denies it."""
     library = preload(tmp_path_factory.mktemp("hidden"), NOT_DUMPABLE)
@@ -63,7 +63,7 @@ def failing(tmp_path_factory):
         yield cluster, fail
 
 
-@pytest.fixture(scope="module", params=["hidepid=1", "hidepid=2"])
+@pytest.fixture(scope="module", params=["hidepid=1", each_kernel("hidepid=2")])
 def closed(request):
     """An ordinary cluster, where /proc is mounted with hidepid."""
     with start_cluster(within=in_mounts(f"mount -t proc -o {request.param} proc /proc")) as cluster:

@@ -51,12 +51,14 @@ def assert_same(connection, pid, in_activity=True):
     assert connection.execute("SELECT count(*) > 10 FROM pg_meminfo_smaps(%s)", [pid]).fetchone() == (True,)
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("backend_type", AUXILIARY)
 def test_auxiliary_process(connection, backend_type):
     pid = connection.execute("SELECT pid FROM pg_stat_activity WHERE backend_type = %s", [backend_type]).fetchone()[0]
     assert_same(connection, pid)
 
 
+@pytest.mark.kernels
 def test_idle_session(cluster, connection):
     with cluster.connect() as idle:
         idle.execute("CREATE TEMP TABLE t AS SELECT generate_series(1, 100000)")
@@ -64,6 +66,7 @@ def test_idle_session(cluster, connection):
         assert_same(connection, idle.info.backend_pid)
 
 
+@pytest.mark.kernels
 def test_idle_in_transaction(cluster, connection):
     with cluster.connect() as idle:
         idle.execute("BEGIN")
@@ -72,6 +75,7 @@ def test_idle_in_transaction(cluster, connection):
         assert_same(connection, idle.info.backend_pid)
 
 
+@pytest.mark.kernels
 def test_pg_sleep(cluster, connection):
     with cluster.connect() as sleeper:
 
@@ -91,10 +95,12 @@ def test_pg_sleep(cluster, connection):
             thread.join()
 
 
+@pytest.mark.kernels
 def test_postmaster(cluster, connection):
     assert_same(connection, cluster.postmaster, in_activity=False)
 
 
+@pytest.mark.kernels
 def test_psutil_agrees(cluster, connection):
     """psutil, which has a parser of its own, gives the same figures."""
     fields = ["size", "rss", "pss", "shared_clean", "shared_dirty", "private_clean", "private_dirty", "referenced", "anonymous", "swap"]

@@ -447,6 +447,7 @@ nonvoluntary_ctxt_switches:	2
 """
 
 
+@pytest.mark.kernels
 def test_the_status_of_linux_3_10(fake_status):
     """It does not print anonymous memory separately, so private_estimate is NULL. The OOM killer's measure is known."""
     columns = "virtual_size, rss, peak_rss, locked, swap, page_tables, threads, rss_anon, rss_file, rss_shmem, hugetlb"

@@ -10,6 +10,8 @@ import psycopg
 import pytest
 from conftest import in_mounts, limited, memory_cgroup, rows, start_cluster, wait_until
 
+pytestmark = pytest.mark.kernels
+
 MB = 2**20
 
 

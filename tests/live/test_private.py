@@ -41,6 +41,7 @@ def assert_same(connection, pid):
     return {category: private for category, _, _, private in rows[0]}
 
 
+@pytest.mark.kernels
 def test_as_smaps_has_it(cluster, connection):
     with cluster.sessions(3) as sessions:
         for session in sessions:
@@ -152,6 +153,7 @@ def page_out(pid, start, end):
         os.close(descriptor)
 
 
+@pytest.mark.kernels
 def test_what_is_swapped_still_counts(cluster, connection, tmp_path):
     """Swapped memory stays in private_estimate, and every function shows it as swap, until it is freed."""
     with swap(tmp_path), cluster.connect("work_mem=256MB") as session:
@@ -225,6 +227,7 @@ __attribute__((constructor)) static void start(void) { pthread_atfork(0, 0, chil
 """
 
 
+@pytest.mark.kernels
 def test_memory_of_every_kind(tmp_path, huge_pages):
     release = tuple(int(number) for number in re.findall(r"\d+", os.uname().release)[:2])
     if release < (6, 7):
@@ -285,6 +288,7 @@ def test_a_cancel_while_a_large_process_is_read(tmp_path):
         assert sum(line.startswith("pread64") for line in lines[at:]) <= 1
 
 
+@pytest.mark.kernels
 def test_rollup_is_the_sum_of_the_mappings(cluster, connection):
     sums = "rss pss pss_dirty shared_clean shared_dirty private_clean private_dirty referenced anonymous swap locked".split()
     with cluster.sessions(1) as [session]:
@@ -417,6 +421,7 @@ __attribute__((constructor)) static void start(void) { pthread_atfork(0, 0, chil
 """
 
 
+@pytest.mark.kernels
 def test_before_linux_6_7_large_mappings_are_read_as_a_whole(tmp_path):
     """And mappings without access count as empty, even a reservation of 16 TiB."""
     with start_cluster("huge_pages = off", LD_PRELOAD=preload(tmp_path, WITHOUT_SCAN)) as cluster, cluster.connect() as connection:

@@ -6,7 +6,7 @@ import socket
 
 import psutil
 import pytest
-from conftest import preload, start_cluster, wait_until
+from conftest import each_kernel, preload, start_cluster, wait_until
 from test_denied import NOT_DUMPABLE
 from test_reading import opened, traced
 
@@ -29,6 +29,7 @@ def tree(cluster):
     return {cluster.postmaster, *children}
 
 
+@pytest.mark.kernels
 def test_the_whole_process_tree(cluster):
     """With a logger, a standby and a parallel query: each process of a cluster is shown with its type, none of the
     other cluster."""
@@ -49,6 +50,7 @@ def test_the_whole_process_tree(cluster):
             assert not types(on_standby).keys() & types(connection).keys()
 
 
+@pytest.mark.kernels
 def test_a_session_that_is_not_authenticated_yet(cluster, connection):
     with socket.socket(socket.AF_UNIX) as stranger:
         stranger.connect(f"{cluster.host}/.s.PGSQL.5432")
@@ -63,6 +65,7 @@ def test_a_session_that_is_not_authenticated_yet(cluster, connection):
         wait_until(lambda: others() == ["starting"])
 
 
+@pytest.mark.kernels
 def test_a_child_of_a_session_is_no_process_of_the_cluster(cluster, connection):
     with cluster.running("COPY (SELECT 1) TO PROGRAM 'sleep 1000'") as pid:
         parent = psutil.Process(pid)
@@ -87,6 +90,7 @@ def test_the_logger_of_a_cluster_with_a_name():
         wait_until(lambda: types(connection).keys() == tree(cluster))
 
 
+@pytest.mark.kernels
 def test_counters_are_the_kernels(cluster, connection):
     """For an idle process they are the same as in /proc."""
     with cluster.connect() as idle:
@@ -110,6 +114,7 @@ def test_counters_are_the_kernels(cluster, connection):
         assert abs(float(started) - process.create_time()) < 1.1
 
 
+@pytest.mark.kernels
 def test_no_page_is_walked(connection, tmp_path):
     with traced(connection.info.backend_pid, tmp_path) as lines:
         connection.execute("SELECT * FROM pg_meminfo").fetchall()
@@ -118,6 +123,7 @@ def test_no_page_is_walked(connection, tmp_path):
     assert {"stat", "status", "oom_score"} <= names
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("condition", ["pid = %(pid)s", "pid IN (%(pid)s, 0)", "pid = %(pid)s AND category = 'malloc'"])
 def test_conditions_on_mappings_choose_the_files(cluster, connection, tmp_path, condition):
     with cluster.connect() as idle:
@@ -127,6 +133,7 @@ def test_conditions_on_mappings_choose_the_files(cluster, connection, tmp_path, 
         assert opened(lines) == {pid: 1}
 
 
+@pytest.mark.kernels
 def test_a_condition_on_the_type_chooses_the_files(connection, tmp_path):
     query = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'"
     [(checkpointer,)] = connection.execute(query).fetchall()
@@ -143,8 +150,10 @@ def categories(connection, pid):
 SEGMENT = 100 * 1024 * 1024
 
 
-@pytest.mark.parametrize("main", ["mmap", "sysv"])
-@pytest.mark.parametrize("dynamic", ["posix", "sysv", "mmap"])
+@pytest.mark.parametrize(
+    ("main", "dynamic"),
+    [("mmap", "posix"), ("mmap", "sysv"), ("mmap", "mmap"), ("sysv", "posix"), each_kernel("sysv", "sysv"), ("sysv", "mmap")],
+)
 def test_shared_memory_in_each_of_its_forms(main, dynamic):
     settings = [f"shared_memory_type = {main}", f"dynamic_shared_memory_type = {dynamic}", "huge_pages = off"]
     with start_cluster(*settings, "shared_buffers = 100MB") as cluster, cluster.connect() as connection:
@@ -162,6 +171,7 @@ def test_shared_memory_in_each_of_its_forms(main, dynamic):
             assert {row[0] for row in shared} <= {"shared_memory", "dynamic_shared_memory", "io_uring", "file", "library"}
 
 
+@pytest.mark.kernels
 def test_compiled_code(cluster, connection):
     """A JIT-compiled query has executable anonymous memory, and the libraries of the compiler."""
     settings = ["jit=on", "jit_above_cost=0", "jit_inline_above_cost=0", "jit_optimize_above_cost=0", "max_parallel_workers_per_gather=0"]
@@ -177,6 +187,7 @@ def test_compiled_code(cluster, connection):
         assert any(row[1] and "libLLVM" in row[1] for row in compiled)
 
 
+@pytest.mark.kernels
 def test_io_uring(cluster, connection):
     """From PostgreSQL 18 on, if built with liburing. With newer kernels the rings can be in the main segment."""
     methods = connection.execute("SELECT enumvals FROM pg_settings WHERE name = 'io_method'").fetchall()

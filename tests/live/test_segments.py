@@ -30,6 +30,7 @@ def touch_all(cluster, connection):
         return connection.execute(query, [session.info.backend_pid]).fetchone()[0]
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("form", ["mmap", "sysv"])
 def test_the_main_segment(form):
     """All pages that any process has touched are resident, even after it has exited."""
@@ -53,6 +54,7 @@ def test_the_main_segment(form):
                 assert name == "/dev/zero (deleted)"
 
 
+@pytest.mark.kernels
 def test_on_huge_pages(huge_pages):
     try:
         with start_cluster("huge_pages = on", "shared_buffers = 64MB") as cluster, cluster.connect() as connection:
@@ -99,6 +101,7 @@ def test_a_parallel_hash_join_has_its_leader(form):
         wait_until(lambda: new() == [])
 
 
+@pytest.mark.kernels
 def test_no_page_is_walked_for_each_process(connection, tmp_path):
     with traced(connection.info.backend_pid, tmp_path) as lines:
         connection.execute("SELECT * FROM pg_meminfo_segments").fetchall()
@@ -106,6 +109,7 @@ def test_no_page_is_walked_for_each_process(connection, tmp_path):
     assert not any('"smaps' in line or '"pagemap' in line for line in lines)
 
 
+@pytest.mark.kernels
 def test_nothing_stays_mapped_or_open(cluster, connection):
     """The function opens and maps the files of the segments to measure them."""
     pid = connection.info.backend_pid

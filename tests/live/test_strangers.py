@@ -9,6 +9,8 @@ import psutil
 import pytest
 from conftest import in_mounts, wait_until, with_notices
 
+pytestmark = pytest.mark.kernels
+
 LAST_PID = pathlib.Path("/proc/sys/kernel/ns_last_pid")
 
 INITDB = ["-D", "{data}", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync"]
