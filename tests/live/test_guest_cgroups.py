@@ -11,10 +11,14 @@ import uuid
 
 import psycopg
 import pytest
-from conftest import rows, start_cluster, wait_until  # noqa: F401
+from conftest import PAGE, rows, wait_until
 
 MB = 2**20
 TOP = pathlib.Path("/sys/fs/cgroup")
+
+# These change all the time. Besides, each processor charges up to 64 pages in advance.
+MOVING = {"usage", "working_set", "anon", "file", "shmem", "kernel", "headroom"}
+SLACK = 2 * 64 * PAGE * os.cpu_count()
 
 
 def has_memory():
@@ -57,7 +61,7 @@ def within(directory, *command):
 
 def backup(cluster):
     """The command that copies a running cluster, which is faster than initdb."""
-    copy = f"'{cluster.programs}/pg_basebackup' -h '{cluster.host}' -p 5432 -U postgres -D {{data}} -c fast"
+    copy = f"'{cluster.programs}/pg_basebackup' -h '{cluster.host}' -p 5432 -U postgres -D {{data}} -c fast --no-sync"
     return ["sh", "-c", f"{copy} && echo \"shared_buffers = '16MB'\" >>{{data}}/postgresql.conf"]
 
 
@@ -134,22 +138,24 @@ def host_as_files_have_it(directories):
     return {"headroom": left[source], "headroom_source": source, "oom_kills": kills, **swap}
 
 
-def is_between(value, before, after):
-    return value == before or (None not in (value, before, after) and not isinstance(value, str) and min(before, after) <= value <= max(before, after))
-
-
 def agreed(query, as_files):
     """The rows of a query, at a moment at which each value is between those that the files have before and after."""
-    for _ in range(100):
+
+    def is_between(name, value, first, last):
+        if not all(type(each) is int for each in (value, first, last)):
+            return value == first
+        slack = SLACK if name in MOVING else 0
+        return min(first, last) - slack <= value <= max(first, last) + slack
+
+    for _ in range(20):
         before, found, after = as_files(), rows(query()), as_files()
         assert len(found) == len(before)
-        triples = [(row[name], first[name], last[name]) for row, first, last in zip(found, before, after) for name in first]
-        different = [triple for triple in triples if not is_between(*triple)]
+        values = [(name, row[name], first[name], last[name]) for row, first, last in zip(found, before, after) for name in first]
+        different = [each for each in values if not is_between(*each)]
         if not different:
             return found
         time.sleep(0.1)
-    names = [name for row in before for name in row]
-    pytest.fail(f"value, before and after: {[(name, *triple) for name, triple in zip(names, triples) if not is_between(*triple)]}")
+    pytest.fail(f"the view, the files before and after: {different}")
 
 
 def cgroups(connection, directories):
@@ -167,9 +173,9 @@ def host(connection, directories):
     return row
 
 
-def kill_a_session(server):
-    """Lets a session exceed the limit of its cgroup."""
-    with server.connect() as session, pytest.raises(psycopg.OperationalError):
+def exceed(session):
+    """Lets a session exceed the limit of its cgroup, and be killed."""
+    with pytest.raises(psycopg.OperationalError):
         session.execute("SELECT length(repeat('x', 900000000))")
 
 
@@ -273,7 +279,8 @@ def test_memory_high_slows_down(service):
         assert row["headroom_source"] == path_of(own) and row["headroom"] > 80 * MB
         # Without the limit the query ends.
         (own / "memory.high").write_text("max")
-        assert session.pgconn.get_result().get_value(0, 0) == b"60000000"
+        [result] = iter(session.pgconn.get_result, None)
+        assert result.get_value(0, 0) == b"60000000"
 
 
 def pressure(directory):
@@ -362,7 +369,8 @@ def test_a_kill_by_the_limit_of_an_ancestor(service):
         with server.connect() as connection:
             found, before = cgroups(connection, directories), host(connection, directories)
             change(parent / "memory.max", found[1]["usage"] + 32 * MB)
-        kill_a_session(server)
+        with server.connect() as session:
+            exceed(session)
         with after_restart(server) as connection:
             now = cgroups(connection, directories)
             assert [row["oom_kills"] - old["oom_kills"] for row, old in zip(now[:3], found)] == [1, 1, 1]
@@ -383,14 +391,14 @@ def test_the_whole_cgroup_is_killed(cluster):
         with changes() as change:
             change(own / "memory.oom.group", 1)
             with cluster.start_another("group", backup(cluster), within(own)) as server:
-                with server.connect() as connection:
-                    found, before = cgroups(connection, directories), host(connection, directories)
-                    assert [row["oom_group"] for row in found] == [True, False, None]
-                    change(own / "memory.max", found[0]["usage"] + 32 * MB)
                 postmaster = server.postmaster
-                wait_until(lambda: len(processes(server)) < 8)
-                others = len((own / "cgroup.procs").read_text().split())
-                kill_a_session(server)
+                with server.connect() as session:
+                    found, before = cgroups(session, directories), host(session, directories)
+                    assert [row["oom_group"] for row in found] == [True, False, None]
+                    processes = session.execute("SELECT count(*) + 1 FROM pg_stat_activity").fetchone()[0]
+                    assert len((own / "cgroup.procs").read_text().split()) == processes
+                    change(own / "memory.max", found[0]["usage"] + 32 * MB)
+                    exceed(session)
                 ended = os.waitid(os.P_PID, postmaster, os.WEXITED | os.WNOWAIT)
                 assert (ended.si_code, ended.si_status) == (os.CLD_KILLED, signal.SIGKILL)
                 wait_until(lambda: (own / "cgroup.procs").read_text() == "")
@@ -399,14 +407,9 @@ def test_the_whole_cgroup_is_killed(cluster):
                 now = cgroups(connection, directories)
                 assert now[0]["oom_group"] is True
                 kills = now[0]["oom_kills"]
-                print("PROBE", kills, others, (own / "memory.events").read_text())
                 assert kills == now[1]["oom_kills"] == host(connection, directories)["oom_kills"] - before["oom_kills"]
-                # The session that exceeded the limit may be counted twice.
-                assert kills - (others + 1) in (0, 1)
-
-
-def processes(server):
-    return [server.postmaster]
+                # The kernel counts the process that it chose twice.
+                assert kills == processes + 1
 
 
 def test_limits_outside_of_a_container(cluster):
@@ -432,7 +435,8 @@ def test_limits_outside_of_a_container(cluster):
                 [row] = agreed(lambda: connection.execute("SELECT headroom FROM pg_meminfo_host"), lambda: [{"headroom": is_left(container)}])
                 assert row["headroom"] > 150 * MB > 40 * MB > is_left(pod)
                 assert connection.execute("SELECT headroom_source FROM pg_meminfo_host").fetchone() == ("/",)
-            kill_a_session(server)
+            with server.connect() as session:
+                exceed(session)
             with after_restart(server) as connection:
                 found = visible(connection)
                 assert [row["oom_kills"] for row in found] == [1, 1]
