@@ -4,7 +4,14 @@ import errno
 import os
 
 import pytest
-from conftest import each_kernel, in_mounts, preload, start_cluster, wait_until, with_notices
+from conftest import (
+    each_kernel,
+    in_mounts,
+    preload,
+    start_cluster,
+    wait_until,
+    with_notices,
+)
 
 NOT_DUMPABLE = """
 #include <sys/prctl.h>
