@@ -6,7 +6,8 @@ use crate::proc::error::Error;
 use crate::proc::process::Pid;
 
 const DENIED_HINT: &str = "The server can read only dumpable processes of its own user. Check PR_SET_DUMPABLE in prctl(2), \
-                           file capabilities of the server's executable, and the mount options of /proc.";
+                           file capabilities of the server's executable, the mount options of /proc, and the rules of \
+                           AppArmor or SELinux.";
 
 /// Returns the value, or raises the ERROR that describes why there is none.
 #[track_caller]

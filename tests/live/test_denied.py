@@ -81,7 +81,7 @@ def assert_warns(notices, message):
     """There is one WARNING, with this message and with a HINT."""
     [(severity, sqlstate, primary, hint)] = notices
     assert (severity, sqlstate, primary) == ("WARNING", "01000", message)
-    assert "dumpable" in hint
+    assert "dumpable" in hint and "AppArmor" in hint
 
 
 def test_all_processes_are_counted_in_one_warning(hidden):
