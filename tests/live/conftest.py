@@ -217,6 +217,23 @@ def memory_cgroup(pid):
     pytest.skip("no cgroups are mounted at the usual place")
 
 
+def in_cgroup(directory, *command):
+    """The prefix of a command that is to run in a cgroup."""
+    return ["sh", "-c", 'echo $$ >"$0/cgroup.procs" && exec "$@"', directory, *command]
+
+
+def remove_cgroup(directory):
+    """Removes a cgroup and those below it. Waits for killed processes, which may not have exited yet."""
+
+    def is_removed():
+        for each, _, _ in os.walk(directory, topdown=False):
+            with contextlib.suppress(OSError):
+                os.rmdir(each)
+        return not directory.exists()
+
+    wait_until(is_removed)
+
+
 @contextlib.contextmanager
 def limited(megabytes):
     """A child of our own cgroup with a memory limit and without swap: its directory, and the prefix of a command that
@@ -238,15 +255,9 @@ def limited(megabytes):
                 (directory / name).write_text(limit)
             except OSError as error:
                 pytest.skip(f"cannot limit the memory of a cgroup here: {error}")
-        yield directory, ["sh", "-c", f'echo $$ >{directory}/cgroup.procs && exec "$@"', "sh"]
+        yield directory, in_cgroup(directory)
     finally:
-        # Killed processes may not have exited yet.
-        def is_removed():
-            with contextlib.suppress(OSError):
-                directory.rmdir()
-            return not directory.exists()
-
-        wait_until(is_removed)
+        remove_cgroup(directory)
 
 
 def with_notices(connection, query, parameters=None):

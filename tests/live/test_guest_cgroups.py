@@ -11,7 +11,7 @@ import uuid
 
 import psycopg
 import pytest
-from conftest import PAGE, rows, wait_until
+from conftest import PAGE, in_cgroup, remove_cgroup, rows, wait_until
 
 MB = 2**20
 TOP = pathlib.Path("/sys/fs/cgroup")
@@ -40,23 +40,11 @@ def nested(*names):
                 (directory / "cgroup.subtree_control").write_text("+memory")
         yield directories
     finally:
-        # Killed processes may not have exited yet.
-        def are_removed():
-            for directory, _, _ in os.walk(directories[-1], topdown=False):
-                with contextlib.suppress(OSError):
-                    os.rmdir(directory)
-            return not directories[-1].exists()
-
-        wait_until(are_removed)
+        remove_cgroup(directories[-1])
 
 
 def unique(suffix=""):
     return f"pg_meminfo_{uuid.uuid4().hex}{suffix}"
-
-
-def within(directory, *command):
-    """The prefix of a command that is to run in a cgroup."""
-    return ["sh", "-c", 'echo $$ >"$0/cgroup.procs" && exec "$@"', directory, *command]
 
 
 def backup(cluster):
@@ -197,7 +185,7 @@ def after_restart(server):
 def service(cluster):
     """A cluster in a cgroup as systemd would name it, and the directories of that cgroup and its ancestors."""
     with nested(unique(".slice"), "system-postgresql.slice", "postgresql@17\\x2dmain.service") as directories:
-        with cluster.start_another("service", backup(cluster), within(directories[0])) as server:
+        with cluster.start_another("service", backup(cluster), in_cgroup(directories[0])) as server:
             yield server, directories
 
 
@@ -235,7 +223,7 @@ def test_limits_on_several_levels(service):
         neighbour = grandparent / "neighbour"
         neighbour.mkdir()
         try:
-            subprocess.run(within(neighbour, "sh", "-c", 'head -c 50M /dev/zero >"$0"', shm), check=True)
+            subprocess.run(in_cgroup(neighbour, "sh", "-c", 'head -c 50M /dev/zero >"$0"', shm), check=True)
             found = cgroups(connection, directories)
             assert found[1]["memory_limit"] < found[2]["memory_limit"]
             assert found[2]["usage"] - found[1]["usage"] > 50 * MB
@@ -400,7 +388,7 @@ def test_the_whole_cgroup_is_killed(cluster):
         own = directories[0]
         with changes() as change:
             change(own / "memory.oom.group", 1)
-            with cluster.start_another("group", backup(cluster), within(own)) as server:
+            with cluster.start_another("group", backup(cluster), in_cgroup(own)) as server:
                 postmaster = server.postmaster
                 with server.connect() as session:
                     found, before = cgroups(session, directories), host(session, directories)
@@ -412,7 +400,7 @@ def test_the_whole_cgroup_is_killed(cluster):
                 ended = os.waitid(os.P_PID, postmaster, os.WEXITED | os.WNOWAIT)
                 assert (ended.si_code, ended.si_status) == (os.CLD_KILLED, signal.SIGKILL)
                 wait_until(lambda: (own / "cgroup.procs").read_text() == "")
-            with cluster.start_another("again", ["mv", server.data, "{data}"], within(own)) as again, again.connect() as connection:
+            with cluster.start_another("again", ["mv", server.data, "{data}"], in_cgroup(own)) as again, again.connect() as connection:
                 assert "was not properly shut down" in (again.data.parent / "again.log").read_text()
                 now = cgroups(connection, directories)
                 assert now[0]["oom_group"] is True
@@ -427,7 +415,7 @@ def test_limits_outside_of_a_container(cluster):
     with nested(unique(".pod"), "container") as (container, pod):
         mount = "mount -t cgroup2 cgroup2 /sys/fs/cgroup && cd /sys/fs/cgroup && mkdir postgres && echo $$ >postgres/cgroup.procs"
         namespace = ["unshare", "--cgroup", "--mount", "sh", "-c", f'{mount} && echo +memory >cgroup.subtree_control && exec "$@"', "sh"]
-        with cluster.start_another("contained", backup(cluster), within(container, *namespace)) as server, changes() as change:
+        with cluster.start_another("contained", backup(cluster), in_cgroup(container, *namespace)) as server, changes() as change:
             inside = [container / "postgres", container]
 
             def visible(connection):

@@ -11,7 +11,7 @@ import re
 
 import naive
 import pytest
-from conftest import PAGE, preload, start_cluster, wait_until
+from conftest import PAGE, in_cgroup, preload, remove_cgroup, start_cluster, wait_until
 from test_cluster import whole
 from test_private import assert_same, swap
 from test_processes import tree
@@ -120,14 +120,9 @@ def reclaimable():
         (directory / "memory.high").write_text("max")
 
     try:
-        yield ["sh", "-c", f'echo $$ >{directory}/cgroup.procs && exec "$@"', "sh"], reclaim
+        yield in_cgroup(directory), reclaim
     finally:
-        def is_removed():
-            with contextlib.suppress(OSError):
-                directory.rmdir()
-            return not directory.exists()
-
-        wait_until(is_removed)
+        remove_cgroup(directory)
 
 
 def test_swap(tmp_path):
