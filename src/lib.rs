@@ -19,6 +19,7 @@ compile_error!("pg_meminfo reads Linux's /proc and runs nowhere else");
 #[cfg(all(feature = "postgres", panic = "abort"))]
 compile_error!("a panic must unwind to the entry guard: build with panic = \"unwind\"");
 
+pub mod model;
 pub mod proc;
 
 #[cfg(feature = "postgres")]

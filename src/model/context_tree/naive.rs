@@ -1,0 +1,135 @@
+//! The oracle: reads a tree once, context by context, with all checks of the links. Right for a memory that does not
+//! change. In one that changes it returns trees that never existed, and so shows what the second read is for.
+
+use std::collections::HashSet;
+use std::convert::Infallible;
+
+use crate::model::memory::{Memory, Piece};
+
+use super::{Layout, Limits, MAX_TEXT, Outcome, Tree, offset, read_tree};
+
+/// A context, as far as it is compared.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Seen {
+    /// The index of its parent.
+    pub parent: Option<usize>,
+    /// The name of its type.
+    pub type_name: &'static str,
+    /// Its name.
+    pub name: Option<Vec<u8>>,
+    /// Its identifier.
+    pub ident: Option<Vec<u8>>,
+    /// Its size.
+    pub total: u64,
+}
+
+/// The contexts of a tree.
+pub fn seen(tree: &Tree) -> Vec<Seen> {
+    let owned = |text: Option<&[u8]>| text.map(<[u8]>::to_vec);
+    let seen = |context: &super::Context| Seen {
+        parent: context.parent,
+        type_name: context.type_name,
+        name: owned(tree.name(context)),
+        ident: owned(tree.ident(context)),
+        total: context.total,
+    };
+    tree.contexts.iter().map(seen).collect()
+}
+
+/// Reads the tree once. `None` if something is wrong with it.
+pub fn read_once(memory: &mut impl Memory<Error = Infallible>, layout: &Layout) -> Option<Vec<Seen>> {
+    let mut contexts = Vec::new();
+    let mut visited = HashSet::new();
+    // Address, index of the parent, address of the parent, address of the previous child.
+    let mut pending = vec![(number(memory, layout.root)?, None, 0, 0)];
+    while let Some((address, parent, parent_address, previous)) = pending.pop() {
+        if address % 8 != 0 || !visited.insert(address) {
+            return None;
+        }
+        let image = bytes(memory, address, offset::SIZE)?;
+        let field = |at: usize| u64::from_le_bytes(image[at..at + 8].try_into().unwrap());
+        let tag = u32::from_le_bytes(image[..4].try_into().unwrap());
+        let is_type = |known: &&super::ContextType| known.tag == tag && known.methods == field(offset::METHODS);
+        let type_name = layout.types.iter().find(is_type)?.name;
+        if field(offset::PARENT) != parent_address || field(offset::PREVIOUS) != previous {
+            return None;
+        }
+        let index = contexts.len();
+        contexts.push(Seen {
+            parent,
+            type_name,
+            name: text(memory, field(offset::NAME))?,
+            ident: text(memory, field(offset::IDENT))?,
+            total: field(offset::ALLOCATED),
+        });
+        if field(offset::NEXT) != 0 {
+            if parent.is_none() {
+                return None;
+            }
+            pending.push((field(offset::NEXT), parent, parent_address, address));
+        }
+        if field(offset::FIRST_CHILD) != 0 {
+            pending.push((field(offset::FIRST_CHILD), Some(index), address, 0));
+        }
+    }
+    Some(contexts)
+}
+
+fn bytes(memory: &mut impl Memory<Error = Infallible>, address: u64, length: usize) -> Option<Vec<u8>> {
+    let mut buffer = vec![0; length];
+    let Ok(read) = memory.read(&[Piece { address, length }], &mut buffer);
+    (read == 1).then_some(buffer)
+}
+
+fn number(memory: &mut impl Memory<Error = Infallible>, address: u64) -> Option<u64> {
+    bytes(memory, address, 8).map(|bytes| u64::from_le_bytes(bytes.try_into().unwrap()))
+}
+
+/// The text at an address, or nothing for NULL. `None` if it cannot be read.
+fn text(memory: &mut impl Memory<Error = Infallible>, address: u64) -> Option<Option<Vec<u8>>> {
+    if address == 0 {
+        return Some(None);
+    }
+    let mut text = Vec::new();
+    while text.len() < MAX_TEXT {
+        match bytes(memory, address.wrapping_add(text.len() as u64), 1)?[0] {
+            0 => return Some(Some(text)),
+            byte => text.push(byte),
+        }
+    }
+    // One more byte is read to see whether the text ends there.
+    bytes(memory, address.wrapping_add(MAX_TEXT as u64), 1)?;
+    Some(Some(text))
+}
+
+/// Asserts that both readers agree on a memory that does not change.
+pub fn assert_agrees(memory: &mut impl Memory<Error = Infallible>, layout: &Layout) {
+    let limits = Limits { contexts: 1_000_000, passes: 3 };
+    let outcome = read_tree(memory, layout, limits, &mut || (), &mut || true).expect("the memory does not fail");
+    match (read_once(memory, layout), outcome) {
+        (Some(expected), Outcome::Found(tree, pass)) => {
+            assert_eq!(seen(&tree), expected);
+            assert_eq!(pass, 1);
+            for context in &tree.contexts {
+                let parent = context.parent.map_or(0, |parent| tree.contexts[parent].level);
+                assert_eq!(context.level, parent + 1);
+            }
+            assert_tree_totals(&tree);
+        }
+        (None, Outcome::KeptChanging(passes)) => assert_eq!(passes, limits.passes),
+        (expected, outcome) => panic!("{expected:?}, {outcome:?}"),
+    }
+}
+
+/// Asserts that each context's tree total is its own total and those of its children. Sums that do not fit are left out.
+fn assert_tree_totals(tree: &Tree) {
+    let mut sums: Vec<u128> = tree.contexts.iter().map(|context| context.total.into()).collect();
+    for context in &tree.contexts {
+        if let Some(parent) = context.parent {
+            sums[parent] += u128::from(context.tree_total);
+        }
+    }
+    for (context, sum) in tree.contexts.iter().zip(sums) {
+        assert_eq!(u128::from(context.tree_total), sum.min(u64::MAX.into()));
+    }
+}
