@@ -543,8 +543,10 @@ fn push<T>(vec: &mut Vec<T>, value: T) -> Result<(), TryReserveError> {
 }
 
 #[cfg(any(test, feature = "oracle"))]
-pub mod naive;
-#[cfg(any(test, feature = "oracle"))]
 pub mod arena;
+#[cfg(test)]
+mod busy;
+#[cfg(any(test, feature = "oracle"))]
+pub mod naive;
 #[cfg(test)]
 mod tests;

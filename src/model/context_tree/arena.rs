@@ -20,6 +20,7 @@ pub const LAYOUT: Layout = Layout {
 /// Whole pages from [`BASE`] on. Behind the bytes, the last one is filled with zeros.
 #[derive(Clone, Debug, Default)]
 pub struct Arena {
+    /// The bytes.
     pub bytes: Vec<u8>,
     /// The addresses of pages that cannot be read.
     pub holes: Vec<u64>,
@@ -32,6 +33,7 @@ pub struct Arena {
 }
 
 impl Arena {
+    /// An arena with nothing but the variable that points to the root.
     pub fn new() -> Self {
         Arena { bytes: vec![0; 8], alignment: 8, ..Arena::default() }
     }
@@ -44,6 +46,7 @@ impl Arena {
         address
     }
 
+    /// Appends a text and returns its address.
     pub fn text(&mut self, text: &str) -> u64 {
         self.append(&[text.as_bytes(), b"\0"].concat())
     }
@@ -72,11 +75,13 @@ impl Arena {
         node
     }
 
+    /// Writes the word at an address.
     pub fn set(&mut self, address: u64, value: u64) {
         let at = (address - BASE) as usize;
         self.bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
     }
 
+    /// The word at an address.
     pub fn get(&self, address: u64) -> u64 {
         let at = (address - BASE) as usize;
         u64::from_le_bytes(self.bytes[at..at + 8].try_into().unwrap())

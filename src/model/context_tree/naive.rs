@@ -91,14 +91,20 @@ fn text(memory: &mut impl Memory<Error = Infallible>, address: u64) -> Option<Op
         return Some(None);
     }
     let mut text = Vec::new();
-    while text.len() < MAX_TEXT {
-        match bytes(memory, address.wrapping_add(text.len() as u64), 1)?[0] {
-            0 => return Some(Some(text)),
-            byte => text.push(byte),
+    // One more byte than MAX_TEXT is read to see whether the text ends there.
+    while text.len() <= MAX_TEXT {
+        let at = address.wrapping_add(text.len() as u64);
+        // As much as does not cross into another page.
+        let chunk = bytes(memory, at, 16 - (at % 16) as usize)?;
+        match chunk.iter().position(|&byte| byte == 0) {
+            Some(end) => {
+                text.extend_from_slice(&chunk[..end]);
+                break;
+            }
+            None => text.extend_from_slice(&chunk),
         }
     }
-    // One more byte is read to see whether the text ends there.
-    bytes(memory, address.wrapping_add(MAX_TEXT as u64), 1)?;
+    text.truncate(MAX_TEXT);
     Some(Some(text))
 }
 
