@@ -43,7 +43,7 @@ else
 EXTENSION = pg_meminfo
 EXTVERSION = $(shell sed -n "s/^default_version = '\(.*\)'/\1/p" pg_meminfo.control)
 MODULES = pg_meminfo
-DATA = pg_meminfo--$(EXTVERSION).sql
+DATA = pg_meminfo--1.0.sql pg_meminfo--1.0--1.1.sql
 REGRESS = contract access processes queries schema invariants summary settings holders cluster
 REGRESS_OPTS = --inputdir=regress
 EXTRA_CLEAN = target

@@ -25,6 +25,7 @@ use crate::proc::process_tree::ProcessTree;
 use crate::proc::read_pool;
 use crate::proc::root::Root;
 
+pub mod contexts;
 pub mod processes;
 pub mod segments;
 pub mod totals;

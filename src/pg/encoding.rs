@@ -22,6 +22,19 @@ pub fn storable<'a>(bytes: &'a [u8], scratch: &'a mut Vec<u8>) -> &'a [u8] {
     }
 }
 
+/// The text without an incomplete character at its end. For a text in another encoding than the database's, the end may
+/// be anywhere.
+pub fn clip(text: &[u8]) -> &[u8] {
+    // Some encodings look at two bytes to find the length of a character.
+    let padded = [text, b"\0"].concat();
+    let length = i32::try_from(text.len()).expect("a text is shorter than 2 GiB");
+    // SAFETY: reads a plain variable.
+    let encoding = unsafe { pg_sys::GetDatabaseEncoding() };
+    // SAFETY: the length is that of the text, which is only read.
+    let clipped = unsafe { pg_sys::pg_encoding_mbcliplen(encoding, padded.as_ptr().cast(), length, length) };
+    &text[..clipped as usize]
+}
+
 /// Whether the bytes are ASCII without a zero byte. Every server encoding contains ASCII, and none allows a zero byte.
 /// Looks at eight bytes at a time; the last eight may overlap with those before.
 fn is_plain(bytes: &[u8]) -> bool {

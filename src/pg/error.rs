@@ -77,6 +77,16 @@ pub fn warn(message: String, hint: &'static str) {
     unsafe { pg_sys::ffi::pg_guard_ffi_boundary(move || report.report(PgLogLevel::WARNING)) };
 }
 
+/// Emits a message for developers if someone will see it.
+pub fn debug(message: impl FnOnce() -> String) {
+    // SAFETY: compares the level with two settings.
+    if unsafe { pg_sys::message_level_is_interesting(PgLogLevel::DEBUG1 as i32) } {
+        let report = ErrorReport::new(PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION, message(), "pg_meminfo");
+        // SAFETY: as in warn().
+        unsafe { pg_sys::ffi::pg_guard_ffi_boundary(move || report.report(PgLogLevel::DEBUG1)) };
+    }
+}
+
 /// Emits a WARNING unless the current statement has already emitted one. For functions that are called once for each of
 /// many processes.
 pub fn warn_once_a_statement(message: String, hint: &'static str) {

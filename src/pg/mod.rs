@@ -20,5 +20,6 @@ pub mod fd;
 pub mod fmgr;
 pub mod interrupts;
 pub mod main_segment;
+pub mod memory_contexts;
 pub mod rows;
 pub mod settings;

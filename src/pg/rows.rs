@@ -41,6 +41,8 @@ pub enum Kind {
     bpchar,
     /// `timestamptz`
     timestamptz,
+    /// `integer[]`
+    int4_array,
 }
 
 impl Kind {
@@ -52,6 +54,7 @@ impl Kind {
             Kind::text => pg_sys::TEXTOID,
             Kind::bpchar => pg_sys::BPCHAROID,
             Kind::timestamptz => pg_sys::TIMESTAMPTZOID,
+            Kind::int4_array => pg_sys::INT4ARRAYOID,
         }
     }
 }
@@ -105,6 +108,8 @@ pub struct Rows {
     /// The row's texts as Postgres stores them, each with its length first.
     texts: Vec<u8>,
     scratch: Vec<u8>,
+    /// The row's arrays, to be freed.
+    arrays: Vec<*mut pg_sys::ArrayType>,
 }
 
 /// The size of the longest text that has a one-byte header, including the header.
@@ -127,6 +132,7 @@ impl Rows {
             nulls: vec![true; columns.len()],
             texts: Vec::with_capacity(4096),
             scratch: Vec::new(),
+            arrays: Vec::new(),
         }
     }
 
@@ -180,6 +186,21 @@ impl Rows {
         self.text(value)
     }
 
+    /// The value of an array of integers.
+    pub fn int4_array(&mut self, value: Option<&[i32]>) -> Option<pg_sys::Datum> {
+        let value = value?;
+        let mut elements = Vec::new();
+        error::reserve(&mut elements, value.len());
+        elements.extend(value.iter().map(|&element| pg_sys::Datum::from(element)));
+        let (count, by_value, alignment) = (value.len() as i32, true, pg_sys::TYPALIGN_INT as core::ffi::c_char);
+        // SAFETY: the elements are that many integers, of which these are the type, length and alignment.
+        let array = unsafe {
+            pg_sys::construct_array(elements.as_mut_ptr(), count, pg_sys::INT4OID, 4, by_value, alignment)
+        };
+        self.arrays.push(array);
+        Some(pg_sys::Datum::from(array))
+    }
+
     /// Adds a row: a value for each column, or nothing for NULL.
     #[inline]
     pub fn put<const N: usize>(&mut self, row: [Option<pg_sys::Datum>; N]) {
@@ -197,6 +218,10 @@ impl Rows {
         }
         self.store();
         self.texts.clear();
+        for array in self.arrays.drain(..) {
+            // SAFETY: it was allocated for this row, which has been copied.
+            unsafe { pg_sys::pfree(array.cast()) };
+        }
     }
 
     fn store(&mut self) {

@@ -40,7 +40,7 @@ impl Error {
     }
 
     /// The error for a lack of memory while a file is read.
-    pub(super) fn out_of_memory(path: PathBuf) -> Self {
+    pub fn out_of_memory(path: PathBuf) -> Self {
         Error::Failed { path, source: io::Error::from_raw_os_error(libc::ENOMEM) }
     }
 }

@@ -130,7 +130,7 @@ impl Process {
     }
 
     /// Checks that the process is still the same and alive.
-    pub(super) fn revalidate(&self) -> Result<(), Error> {
+    pub fn revalidate(&self) -> Result<(), Error> {
         let is_same = self.read_identity(self.open(c"stat")?)? == self.identity;
         let runs_the_same = match self.program {
             Some(program) => self.file_id(c"exe")? == program,

@@ -10,6 +10,7 @@
 //! each release, and a test calls all of them.
 
 mod cluster;
+mod contexts;
 mod host;
 mod private;
 mod processes;
