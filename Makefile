@@ -44,7 +44,7 @@ EXTENSION = pg_meminfo
 EXTVERSION = $(shell sed -n "s/^default_version = '\(.*\)'/\1/p" pg_meminfo.control)
 MODULES = pg_meminfo
 DATA = pg_meminfo--1.0.sql pg_meminfo--1.0--1.1.sql
-REGRESS = contract access processes queries schema invariants summary settings holders cluster
+REGRESS = contract access processes queries schema invariants summary settings holders cluster contexts
 REGRESS_OPTS = --inputdir=regress
 EXTRA_CLEAN = target
 

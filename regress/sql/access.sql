@@ -23,6 +23,7 @@ SELECT count(*) FROM pg_meminfo;
 SELECT count(*) FROM pg_meminfo_mappings;
 SELECT count(*) FROM pg_meminfo_rollup(pg_backend_pid());
 SELECT count(*) FROM pg_meminfo_private(pg_backend_pid());
+SELECT count(*) FROM pg_meminfo_contexts(pg_backend_pid());
 SELECT count(*) FROM pg_meminfo_segments;
 SELECT count(*) FROM pg_meminfo_cluster;
 SELECT count(*) FROM pg_meminfo_host;

@@ -21,3 +21,8 @@ RESET search_path;
 ALTER EXTENSION pg_meminfo SET SCHEMA public;
 DROP SCHEMA elsewhere;
 SELECT count(*) AS own FROM smap_summary WHERE pid = pg_backend_pid();
+
+-- From the oldest version to this one
+ALTER EXTENSION pg_meminfo UPDATE;
+SELECT extversion = default_version AS is_newest
+FROM pg_extension JOIN pg_available_extensions ON name = extname WHERE extname = 'pg_meminfo';
