@@ -9,17 +9,24 @@
 //! # Why the result can be trusted
 //!
 //! The process is not stopped, so it can change the tree between any two reads, and even during one. A walk that finds
-//! all links in order can still return a tree that never existed, made of an old and a new part. Therefore each pass
-//! reads everything twice: first the contexts and their texts, as the links lead to them, and then, after the last of
-//! these reads, the same bytes again. What is equal in both reads had that value in between. So if everything is equal,
-//! this tree stood in the memory at the moment between the first reads and the second. (In theory a value can change and
-//! change back. In the test that imitates a busy process it never mattered, whereas a single read led to trees that
-//! never existed.)
+//! all links in order can still return a tree that never existed, made of an old and a new part. Therefore everything is
+//! read at least twice. If a context or a text was the same in two reads, it had that value all the time in between. (In
+//! theory a value can change and change back. In the test that imitates a busy process it never mattered, whereas a single
+//! read led to trees that never existed.) A tree is returned only if there is a moment that lies between two equal reads
+//! of each of its parts. At that moment, this tree stood in the memory.
 //!
-//! Sizes are not part of the comparison. They change often, and each is correct at the time of the second read.
+//! Reads are numbered for this. Each value has the number of the read that first found it, and of the last that found it
+//! unchanged. The moment exists if the highest of the first numbers is below the lowest of the last.
 //!
-//! If something differs, the next pass keeps what was equal, and reads only what the new links lead to before it reads
-//! everything again. So passes become short, and one of them fits in between two changes, even if the process is busy.
+//! Sizes are not part of the comparison. They change often, and each is correct at the time of its last read.
+//!
+//! # How it ends although the process is busy
+//!
+//! A process that changes its tree every few microseconds leaves no time to read everything between two changes. But it
+//! changes only few contexts, and mostly the same ones, also in that it deletes some and creates others in their place.
+//! Each pass therefore begins with those that have changed in the last passes, and reads them until two reads in a row are
+//! equal, which takes a microsecond or two. The moment lies between those two. All other contexts only have to be
+//! unchanged before and after it, however long it takes to read them.
 
 use std::collections::{HashMap, TryReserveError};
 use std::ops::Range;
@@ -151,7 +158,7 @@ pub fn read_tree<M: Memory>(
         pass += 1;
         match reader.pass()? {
             Pass::Consistent => return Ok(Outcome::Found(reader.into_tree()?, pass)),
-            Pass::Inconsistent => reader.keep_reached()?,
+            Pass::Inconsistent => {}
             Pass::TooMany => return Ok(Outcome::TooMany),
         }
     }
@@ -173,12 +180,58 @@ fn are_equal(a: &Image, b: &Image) -> bool {
     a[..AFTER_TAG] == b[..AFTER_TAG] && a[offset::METHODS..] == b[offset::METHODS..]
 }
 
-/// A context that has been read.
+/// The numbers of the reads that found the same value, and when it last was another.
+#[derive(Clone, Copy)]
+struct Found {
+    /// The first read that found it.
+    first: u64,
+    /// The last read that found it.
+    last: u64,
+    /// Until which pass it is expected to change again.
+    restless_until: usize,
+}
+
+impl Found {
+    /// Found for the first time. In the first pass this says nothing; later, it has not been there before.
+    fn new(first: u64, last: u64, pass: usize) -> Self {
+        let mut found = Found { first, last, restless_until: 0 };
+        if pass > 1 {
+            found.has_changed(pass);
+        }
+        found
+    }
+
+    /// Takes note that it has changed, or that it contradicts something else, so that one of the two must have changed.
+    fn has_changed(&mut self, pass: usize) {
+        self.restless_until = pass + RESTLESS;
+    }
+
+    /// Takes note of another read. Returns whether it found the same value.
+    fn again(&mut self, is_same: bool, read: u64, pass: usize) -> bool {
+        if is_same {
+            self.last = read;
+        } else {
+            (self.first, self.last) = (read, read);
+            self.has_changed(pass);
+        }
+        is_same
+    }
+}
+
+/// A place where a context is, or was.
 struct Node {
     address: u64,
-    image: Image,
+    /// `None` if there is no context any more.
+    image: Option<Image>,
+    found: Found,
     /// The last pass in which a link led to it.
     reached: usize,
+}
+
+/// A text that has been read.
+struct Text {
+    bytes: Range<usize>,
+    found: Found,
 }
 
 /// A link that leads to a context, and what that context must point back to.
@@ -195,6 +248,15 @@ enum Pass {
     TooMany,
 }
 
+/// For how many passes a value that has changed is expected to change again.
+const RESTLESS: usize = 20;
+
+/// How often values that have changed are read in a row, until two reads are equal.
+const MAX_READS_IN_A_ROW: usize = 100;
+
+/// After how many passes what is no longer needed is forgotten, and everything else is read again.
+const CLEANUP: usize = 16;
+
 /// What has been read so far.
 struct Reader<'a, M> {
     memory: &'a mut M,
@@ -202,18 +264,26 @@ struct Reader<'a, M> {
     max_contexts: usize,
     pause: &'a mut dyn FnMut(),
     pass: usize,
+    /// The number of reads.
+    reads: u64,
     /// The value of the variable that points to the root.
-    root: Option<u64>,
+    root: Option<(u64, Found)>,
     nodes: Vec<Node>,
     /// The index of the node at an address.
     by_address: HashMap<u64, usize>,
     /// The nodes that were reached in this pass.
     reached: Vec<usize>,
     /// The text at an address.
-    texts: HashMap<u64, Range<usize>>,
+    texts: HashMap<u64, Text>,
     text_bytes: Vec<u8>,
-    pieces: Vec<Piece>,
     buffer: Vec<u8>,
+}
+
+/// Something to be read again.
+#[derive(Clone, Copy)]
+enum Known {
+    Node(usize),
+    Text(u64),
 }
 
 impl<'a, M: Memory> Reader<'a, M> {
@@ -224,43 +294,77 @@ impl<'a, M: Memory> Reader<'a, M> {
             max_contexts,
             pause,
             pass: 0,
+            reads: 0,
             root: None,
             nodes: Vec::new(),
             by_address: HashMap::new(),
             reached: Vec::new(),
             texts: HashMap::new(),
             text_bytes: Vec::new(),
-            pieces: Vec::new(),
             buffer: Vec::new(),
         }
     }
 
     fn pass(&mut self) -> Result<Pass, Failure<M::Error>> {
         self.pass += 1;
+        if self.pass > 1 {
+            self.wait_for_rest()?;
+        }
         let is_linked = self.follow_links()?;
         if self.reached.len() > self.max_contexts {
             return Ok(Pass::TooMany);
         }
-        let is_complete = is_linked && self.read_texts()?;
-        let is_unchanged = self.read_again()?;
-        Ok(if is_complete && is_unchanged { Pass::Consistent } else { Pass::Inconsistent })
+        if is_linked && self.read_texts()? && self.confirm()? {
+            return Ok(Pass::Consistent);
+        }
+        if self.pass.is_multiple_of(CLEANUP) {
+            self.clean_up()?;
+        }
+        Ok(Pass::Inconsistent)
     }
 
-    /// Goes from the root along all links, and reads the contexts that have not been read before. Returns whether all
-    /// links agree with each other.
+    /// Reads what has changed lately until two reads in a row are equal.
+    fn wait_for_rest(&mut self) -> Result<(), Failure<M::Error>> {
+        let is_restless = |found: &Found| found.restless_until > self.pass;
+        let nodes = self.nodes.iter().enumerate().filter(|(_, node)| is_restless(&node.found));
+        let mut restless = Vec::new();
+        for (index, _) in nodes {
+            push(&mut restless, Known::Node(index))?;
+        }
+        for (&address, text) in &self.texts {
+            if is_restless(&text.found) {
+                push(&mut restless, Known::Text(address))?;
+            }
+        }
+        let pieces = self.pieces(&restless)?;
+        for _ in 0..MAX_READS_IN_A_ROW {
+            if self.read_again(&restless, &pieces)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes from the root along all links, and reads the contexts that are not known. Returns whether all links agree with
+    /// each other.
     fn follow_links(&mut self) -> Result<bool, Failure<M::Error>> {
         self.reached.clear();
         if self.root.is_none() {
-            self.root = self.read_root()?;
+            self.read_root()?;
         }
-        let Some(root) = self.root else { return Ok(false) };
+        let Some((root, _)) = self.root else { return Ok(false) };
         let mut links = vec![Link { address: root, parent: 0, previous: 0 }];
         let mut unread = Vec::new();
         let mut agree = true;
         loop {
             while let Some(link) = links.pop() {
                 match self.by_address.get(&link.address) {
-                    Some(&index) => agree &= self.reach(index, link, &mut links)?,
+                    Some(&index) => {
+                        if !self.reach(index, link, &mut links)? {
+                            agree = false;
+                            self.doubt(link);
+                        }
+                    }
                     None => push(&mut unread, link)?,
                 }
                 if self.reached.len() > self.max_contexts {
@@ -270,21 +374,22 @@ impl<'a, M: Memory> Reader<'a, M> {
             if unread.is_empty() {
                 return Ok(agree);
             }
-            agree &= self.read_nodes(&unread, &mut links)?;
-            unread.clear();
+            self.read_nodes(&unread)?;
+            links.append(&mut unread);
         }
     }
 
-    /// Adds the links of a node to which `link` leads. Returns false if the node does not point back, or if another link
-    /// led to it in this pass.
+    /// Adds the links of a node to which `link` leads. Returns false if there is no context, if it does not point back, or
+    /// if another link led to it in this pass.
     fn reach(&mut self, index: usize, link: Link, links: &mut Vec<Link>) -> Result<bool, TryReserveError> {
         let node = &mut self.nodes[index];
+        let Some(image) = &node.image else { return Ok(false) };
         if node.reached == self.pass {
             return Ok(false);
         }
         node.reached = self.pass;
         push(&mut self.reached, index)?;
-        let field = |offset| word(&node.image, offset);
+        let field = |offset| word(image, offset);
         let points_back = field(offset::PARENT) == link.parent && field(offset::PREVIOUS) == link.previous;
         let is_second_root = link.parent == 0 && field(offset::NEXT) != 0;
         if !points_back || is_second_root {
@@ -300,87 +405,107 @@ impl<'a, M: Memory> Reader<'a, M> {
         Ok(true)
     }
 
-    fn read_root(&mut self) -> Result<Option<u64>, Failure<M::Error>> {
-        let piece = Piece { address: self.layout.root, length: size_of::<u64>() };
-        let mut root = None;
-        read_pieces(self.memory, &[piece], &mut self.buffer, &mut self.pause, |_, bytes| {
-            root = bytes.and_then(|bytes| Some(u64::from_le_bytes(*bytes.first_chunk()?)));
-            Ok(())
-        })?;
-        Ok(root)
+    /// Takes note that the two ends of a link contradict each other: one of them must have changed.
+    fn doubt(&mut self, link: Link) {
+        let source = if link.previous != 0 { link.previous } else { link.parent };
+        for address in [link.address, source] {
+            if let Some(&index) = self.by_address.get(&address) {
+                self.nodes[index].found.has_changed(self.pass);
+            }
+        }
     }
 
-    /// Reads the nodes to which some links lead, and appends those links to `links`. Returns false if one of them leads to
-    /// something that is no context.
-    fn read_nodes(&mut self, unread: &[Link], links: &mut Vec<Link>) -> Result<bool, Failure<M::Error>> {
-        self.pieces.clear();
-        self.pieces.try_reserve(unread.len())?;
-        self.pieces.extend(unread.iter().map(|link| Piece { address: link.address, length: offset::SIZE }));
-        let Reader { memory, layout, pause, nodes, by_address, pieces, buffer, .. } = self;
-        let mut all_are_contexts = true;
-        read_pieces(*memory, pieces, buffer, pause, |nth, bytes| {
-            let link = unread[nth];
-            match bytes.and_then(|bytes| context(layout, link.address, bytes)) {
-                Some(image) => {
-                    if !by_address.contains_key(&link.address) {
-                        by_address.try_reserve(1)?;
-                        by_address.insert(link.address, nodes.len());
-                        push(nodes, Node { address: link.address, image, reached: 0 })?;
-                    }
-                    push(links, link)?;
+    fn read_root(&mut self) -> Result<bool, Failure<M::Error>> {
+        let piece = Piece { address: self.layout.root, length: size_of::<u64>() };
+        let Reader { memory, pause, pass, reads, root, buffer, .. } = self;
+        let mut is_same = false;
+        read_pieces(*memory, &[piece], buffer, reads, pause, |_, read, bytes| {
+            let value = bytes.and_then(|bytes| Some(u64::from_le_bytes(*bytes.first_chunk()?)));
+            match (&mut *root, value) {
+                (Some((known, found)), Some(value)) => {
+                    is_same = found.again(*known == value, read, *pass);
+                    *known = value;
                 }
-                None => all_are_contexts = false,
+                _ => *root = value.map(|value| (value, Found::new(read, read, *pass))),
             }
             Ok(())
         })?;
-        Ok(all_are_contexts)
+        Ok(is_same)
     }
 
-    /// Reads the names and identifiers of the nodes that were reached, unless they have been read before. Returns false
-    /// if one of them cannot be read.
+    /// Reads the nodes to which some links lead.
+    fn read_nodes(&mut self, unread: &[Link]) -> Result<(), Failure<M::Error>> {
+        let mut pieces = Vec::new();
+        pieces.try_reserve(unread.len())?;
+        pieces.extend(unread.iter().map(|link| Piece { address: link.address, length: offset::SIZE }));
+        let Reader { memory, layout, pause, pass, reads, nodes, by_address, buffer, .. } = self;
+        read_pieces(*memory, &pieces, buffer, reads, pause, |nth, read, bytes| {
+            let address = unread[nth].address;
+            if !by_address.contains_key(&address) {
+                let image = bytes.and_then(|bytes| context(layout, address, bytes));
+                by_address.try_reserve(1)?;
+                by_address.insert(address, nodes.len());
+                push(nodes, Node { address, image, found: Found::new(read, read, *pass), reached: 0 })?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Reads the names and identifiers of the nodes that were reached, unless they are known. Returns false if one of them
+    /// cannot be read.
     fn read_texts(&mut self) -> Result<bool, Failure<M::Error>> {
         let mut unread: Vec<u64> = Vec::new();
         for &index in &self.reached {
-            let image = &self.nodes[index].image;
-            for address in [word(image, offset::NAME), word(image, offset::IDENT)] {
-                if address != 0 && !self.texts.contains_key(&address) {
+            for address in self.nodes[index].texts() {
+                if !self.texts.contains_key(&address) {
                     self.texts.try_reserve(1)?;
                     // Its place is taken, so that it is read once.
-                    self.texts.insert(address, 0..0);
+                    self.texts.insert(address, Text { bytes: 0..0, found: Found::new(0, 0, self.pass) });
                     push(&mut unread, address)?;
                 }
             }
         }
         let long = self.read_texts_at(&unread, SHORT_TEXT)?;
         let unreadable = self.read_texts_at(&long, MAX_TEXT + 1)?;
+        if unreadable.is_empty() {
+            return Ok(true);
+        }
         for address in &unreadable {
             self.texts.remove(address);
         }
-        Ok(unreadable.is_empty())
+        // The contexts to which they belong have changed.
+        for &index in &self.reached {
+            let node = &mut self.nodes[index];
+            if node.texts().any(|address| !self.texts.contains_key(&address)) {
+                node.found.has_changed(self.pass);
+            }
+        }
+        Ok(false)
     }
 
     /// Reads `length` bytes of each text. Returns those that do not end within that length, unless it is the maximum, and
     /// those that cannot be read.
     fn read_texts_at(&mut self, addresses: &[u64], length: usize) -> Result<Vec<u64>, Failure<M::Error>> {
-        let mut owners = Vec::new();
-        self.pieces.clear();
+        let (mut pieces, mut owners) = (Vec::new(), Vec::new());
         for (owner, &address) in addresses.iter().enumerate() {
             // A piece that crosses into a page that does not exist could not be read at all.
             let in_first_page = length.min((PAGE - address % PAGE) as usize);
             let second = Piece { address: address.wrapping_add(in_first_page as u64), length: length - in_first_page };
             for piece in [Piece { address, length: in_first_page }, second] {
                 if piece.length > 0 {
-                    push(&mut self.pieces, piece)?;
+                    push(&mut pieces, piece)?;
                     push(&mut owners, owner)?;
                 }
             }
         }
-        let Reader { memory, pause, texts, text_bytes, pieces, buffer, .. } = self;
+        let Reader { memory, pause, pass, reads, texts, text_bytes, buffer, .. } = self;
         let mut unfinished = Vec::new();
-        // The text that is being read: where it begins, and whether its end has been found, or a hole before it.
-        let (mut start, mut has_ended, mut has_hole) = (text_bytes.len(), false, false);
-        read_pieces(*memory, pieces, buffer, pause, |nth, bytes| {
+        // The text that is being read: where it begins, which read was its first, and whether its end has been found, or a
+        // hole before it.
+        let (mut start, mut first_read, mut has_ended, mut has_hole) = (text_bytes.len(), None, false, false);
+        read_pieces(*memory, &pieces, buffer, reads, pause, |nth, read, bytes| {
             let (owner, is_last) = (owners[nth], owners.get(nth + 1) != Some(&owners[nth]));
+            let first = *first_read.get_or_insert(read);
             match bytes {
                 _ if has_ended || has_hole => {}
                 Some(bytes) => {
@@ -395,94 +520,135 @@ impl<'a, M: Memory> Reader<'a, M> {
             if is_last {
                 if has_ended || text_bytes.len() - start > MAX_TEXT {
                     text_bytes.truncate(start + MAX_TEXT);
-                    texts.insert(addresses[owner], start..text_bytes.len());
+                    // If its two pieces come from two reads, no moment lies between these, until it is read again.
+                    let found = Found::new(read, first, *pass);
+                    texts.insert(addresses[owner], Text { bytes: start..text_bytes.len(), found });
                 } else {
                     text_bytes.truncate(start);
                     push(&mut unfinished, addresses[owner])?;
                 }
-                (start, has_ended, has_hole) = (text_bytes.len(), false, false);
+                (start, first_read, has_ended, has_hole) = (text_bytes.len(), None, false, false);
             }
             Ok(())
         })?;
         Ok(unfinished)
     }
 
-    /// Reads everything that was reached once more. Returns whether it is unchanged. What has changed is replaced or
-    /// forgotten.
-    fn read_again(&mut self) -> Result<bool, Failure<M::Error>> {
-        let root = self.read_root()?;
-        let mut is_unchanged = root == self.root;
-        self.root = root;
-
-        self.pieces.clear();
-        self.pieces.try_reserve(self.reached.len())?;
-        let nodes = &self.nodes;
-        self.pieces.extend(
-            self.reached.iter().map(|&index| Piece { address: nodes[index].address, length: offset::SIZE }),
-        );
-        let Reader { memory, layout, pause, nodes, by_address, reached, pieces, buffer, .. } = self;
-        read_pieces(*memory, pieces, buffer, &mut *pause, |nth, bytes| {
-            let node = &mut nodes[reached[nth]];
-            match bytes.and_then(|bytes| context(layout, node.address, bytes)) {
-                Some(image) => {
-                    is_unchanged &= are_equal(&node.image, &image);
-                    node.image = image;
-                }
-                None => {
-                    is_unchanged = false;
-                    by_address.remove(&node.address);
+    /// Looks for the moment that lies between two reads of each part of the tree. What has not been read since the last
+    /// part was found is read again. Returns whether all of it is unchanged.
+    fn confirm(&mut self) -> Result<bool, Failure<M::Error>> {
+        let mut newest = self.root.map_or(0, |(_, found)| found.first);
+        for &index in &self.reached {
+            newest = newest.max(self.nodes[index].found.first);
+            for address in self.nodes[index].texts() {
+                newest = newest.max(self.texts[&address].found.first);
+            }
+        }
+        let mut known = Vec::new();
+        known.try_reserve(self.reached.len())?;
+        for &index in &self.reached {
+            if self.nodes[index].found.last <= newest {
+                push(&mut known, Known::Node(index))?;
+            }
+        }
+        // A text that several contexts share is read once.
+        let mut texts: Vec<u64> = Vec::new();
+        for &index in &self.reached {
+            for address in self.nodes[index].texts() {
+                if self.texts[&address].found.last <= newest {
+                    push(&mut texts, address)?;
                 }
             }
-            Ok(())
-        })?;
+        }
+        texts.sort_unstable();
+        texts.dedup();
+        known.try_reserve(texts.len())?;
+        known.extend(texts.into_iter().map(Known::Text));
+        let root_is_same = self.root.is_some_and(|(_, found)| found.last > newest) || self.read_root()?;
+        let pieces = self.pieces(&known)?;
+        Ok(self.read_again(&known, &pieces)? && root_is_same)
+    }
 
-        let mut addresses = Vec::new();
-        addresses.try_reserve(self.texts.len())?;
-        addresses.extend(self.texts.keys().copied());
-        self.pieces.clear();
-        self.pieces.try_reserve(addresses.len())?;
-        // The zero byte at the end is part of it.
-        self.pieces.extend(
-            addresses.iter().map(|address| Piece { address: *address, length: self.texts[address].len() + 1 }),
-        );
-        let Reader { memory, pause, texts, text_bytes, pieces, buffer, .. } = self;
-        read_pieces(*memory, pieces, buffer, pause, |nth, bytes| {
-            let text = &text_bytes[texts[&addresses[nth]].clone()];
-            let is_same = bytes.is_some_and(|bytes| {
-                let (end, read) = bytes.split_last().expect("the piece has at least one byte");
-                read == text && (*end == 0 || text.len() == MAX_TEXT)
-            });
-            if !is_same {
-                is_unchanged = false;
-                texts.remove(&addresses[nth]);
+    /// The pieces of memory of something that is known.
+    fn pieces(&self, known: &[Known]) -> Result<Vec<Piece>, TryReserveError> {
+        let mut pieces = Vec::new();
+        pieces.try_reserve(known.len())?;
+        pieces.extend(known.iter().map(|known| match *known {
+            Known::Node(index) => Piece { address: self.nodes[index].address, length: offset::SIZE },
+            // The zero byte at the end is part of it.
+            Known::Text(address) => Piece { address, length: self.texts[&address].bytes.len() + 1 },
+        }));
+        Ok(pieces)
+    }
+
+    /// Reads something once more. Returns whether all of it is unchanged.
+    fn read_again(&mut self, known: &[Known], pieces: &[Piece]) -> Result<bool, Failure<M::Error>> {
+        let Reader { memory, layout, pause, pass, reads, nodes, texts, text_bytes, buffer, .. } = self;
+        let mut is_unchanged = true;
+        read_pieces(*memory, pieces, buffer, reads, pause, |nth, read, bytes| {
+            match known[nth] {
+                Known::Node(index) => {
+                    let node = &mut nodes[index];
+                    let image = bytes.and_then(|bytes| context(layout, node.address, bytes));
+                    let is_same = match (&node.image, &image) {
+                        (Some(known), Some(image)) => are_equal(known, image),
+                        (None, None) => true,
+                        _ => false,
+                    };
+                    is_unchanged &= node.found.again(is_same, read, *pass);
+                    node.image = image;
+                }
+                Known::Text(address) => {
+                    // It may have been forgotten because it has changed.
+                    let Some(text) = texts.get_mut(&address) else { return Ok(()) };
+                    let known = &text_bytes[text.bytes.clone()];
+                    let is_same = bytes.is_some_and(|bytes| {
+                        let (end, read) = bytes.split_last().expect("the piece has at least one byte");
+                        read == known && (*end == 0 || known.len() == MAX_TEXT)
+                    });
+                    is_unchanged &= text.found.again(is_same, read, *pass);
+                    if !is_same {
+                        // Its length may be another now.
+                        texts.remove(&address);
+                    }
+                }
             }
             Ok(())
         })?;
         Ok(is_unchanged)
     }
 
-    /// Forgets all contexts that were not reached in this pass, and all texts that are not theirs.
-    fn keep_reached(&mut self) -> Result<(), TryReserveError> {
+    /// Forgets what was not reached in this pass and has not changed lately. Reads the rest again, in case that something
+    /// has changed unnoticed.
+    fn clean_up(&mut self) -> Result<(), Failure<M::Error>> {
         let (pass, by_address) = (self.pass, &mut self.by_address);
-        self.nodes.retain(|node| node.reached == pass && by_address.contains_key(&node.address));
+        self.nodes.retain(|node| node.reached == pass || node.found.restless_until > pass);
         by_address.clear();
         by_address.try_reserve(self.nodes.len())?;
         by_address.extend(self.nodes.iter().enumerate().map(|(index, node)| (node.address, index)));
 
         let mut bytes = Vec::new();
-        bytes.try_reserve(self.texts.values().map(Range::len).sum())?;
+        bytes.try_reserve(self.texts.values().map(|text| text.bytes.len()).sum())?;
         let mut texts = HashMap::new();
         texts.try_reserve(self.texts.len())?;
         for node in &self.nodes {
-            for address in [word(&node.image, offset::NAME), word(&node.image, offset::IDENT)] {
-                if let Some(text) = self.texts.remove(&address) {
+            for address in node.texts() {
+                if let Some(mut text) = self.texts.remove(&address) {
                     let start = bytes.len();
-                    bytes.extend_from_slice(&self.text_bytes[text]);
-                    texts.insert(address, start..bytes.len());
+                    bytes.extend_from_slice(&self.text_bytes[text.bytes]);
+                    text.bytes = start..bytes.len();
+                    texts.insert(address, text);
                 }
             }
         }
         (self.texts, self.text_bytes) = (texts, bytes);
+
+        let mut all = Vec::new();
+        all.try_reserve(self.nodes.len())?;
+        all.extend((0..self.nodes.len()).map(Known::Node));
+        let pieces = self.pieces(&all)?;
+        self.read_again(&all, &pieces)?;
+        self.read_root()?;
         Ok(())
     }
 
@@ -490,9 +656,9 @@ impl<'a, M: Memory> Reader<'a, M> {
     fn into_tree(self) -> Result<Tree, Failure<M::Error>> {
         let mut contexts: Vec<Context> = Vec::new();
         contexts.try_reserve(self.reached.len())?;
-        let mut pending = vec![(self.root.unwrap_or(0), None, 1)];
+        let mut pending: Vec<_> = self.root.iter().map(|(root, _)| (*root, None, 1)).collect();
         while let Some((address, parent, level)) = pending.pop() {
-            let image = &self.nodes[self.by_address[&address]].image;
+            let image = self.nodes[self.by_address[&address]].image.as_ref().expect("a context that was reached");
             let index = contexts.len();
             let field = |offset| word(image, offset);
             let total = field(offset::ALLOCATED);
@@ -502,8 +668,8 @@ impl<'a, M: Memory> Reader<'a, M> {
                 type_name: type_of(self.layout, image).map_or("", |context_type| context_type.name),
                 total,
                 tree_total: total,
-                name: self.texts.get(&field(offset::NAME)).cloned(),
-                ident: self.texts.get(&field(offset::IDENT)).cloned(),
+                name: self.texts.get(&field(offset::NAME)).map(|text| text.bytes.clone()),
+                ident: self.texts.get(&field(offset::IDENT)).map(|text| text.bytes.clone()),
             });
             // The child last, because the last is the first to be taken.
             for (address, parent, level) in
@@ -521,6 +687,14 @@ impl<'a, M: Memory> Reader<'a, M> {
             }
         }
         Ok(Tree { contexts, texts: self.text_bytes })
+    }
+}
+
+impl Node {
+    /// The addresses of its texts.
+    fn texts(&self) -> impl Iterator<Item = u64> + use<> {
+        let fields = self.image.as_ref().map(|image| [offset::NAME, offset::IDENT].map(|offset| word(image, offset)));
+        fields.into_iter().flatten().filter(|&address| address != 0)
     }
 }
 

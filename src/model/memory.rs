@@ -39,18 +39,20 @@ impl<E> From<TryReserveError> for Failure<E> {
     }
 }
 
-/// Reads any number of pieces and passes each to `take`, in their order, or `None` if it cannot be read. Calls `pause`
-/// before each read; it may unwind.
+/// Reads any number of pieces and passes each to `take`, in their order, with the number of the read that it comes from, or
+/// `None` if it cannot be read. `reads` is the number of reads so far. Calls `pause` before each read; it may unwind.
 pub(super) fn read_pieces<M: Memory>(
     memory: &mut M,
     pieces: &[Piece],
     buffer: &mut Vec<u8>,
+    reads: &mut u64,
     mut pause: impl FnMut(),
-    mut take: impl FnMut(usize, Option<&[u8]>) -> Result<(), TryReserveError>,
+    mut take: impl FnMut(usize, u64, Option<&[u8]>) -> Result<(), TryReserveError>,
 ) -> Result<(), Failure<M::Error>> {
     let mut done = 0;
     while done < pieces.len() {
         pause();
+        *reads += 1;
         let batch = &pieces[done..pieces.len().min(done + MAX_PIECES)];
         let length = batch.iter().map(|piece| piece.length).sum();
         if buffer.len() < length {
@@ -61,12 +63,12 @@ pub(super) fn read_pieces<M: Memory>(
         let mut rest = &buffer[..length];
         for piece in &batch[..readable] {
             let (bytes, after) = rest.split_at(piece.length);
-            take(done, Some(bytes))?;
+            take(done, *reads, Some(bytes))?;
             done += 1;
             rest = after;
         }
         if readable < batch.len() {
-            take(done, None)?;
+            take(done, *reads, None)?;
             done += 1;
         }
     }
