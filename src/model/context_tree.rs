@@ -29,6 +29,7 @@
 //! unchanged before and after it, however long it takes to read them.
 
 use std::collections::{HashMap, TryReserveError};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::ops::Range;
 
 use super::memory::{Failure, Memory, Piece, read_pieces};
@@ -189,12 +190,14 @@ struct Found {
     last: u64,
     /// Until which pass it is expected to change again.
     restless_until: usize,
+    /// The last pass in which it was put on the list of what is to be read.
+    listed: usize,
 }
 
 impl Found {
     /// Found for the first time. In the first pass this says nothing; later, it has not been there before.
     fn new(first: u64, last: u64, pass: usize) -> Self {
-        let mut found = Found { first, last, restless_until: 0 };
+        let mut found = Found { first, last, restless_until: 0, listed: 0 };
         if pass > 1 {
             found.has_changed(pass);
         }
@@ -249,10 +252,14 @@ enum Pass {
 }
 
 /// For how many passes a value that has changed is expected to change again.
-const RESTLESS: usize = 20;
+const RESTLESS: usize = 3;
 
 /// How often values that have changed are read in a row, until two reads are equal.
-const MAX_READS_IN_A_ROW: usize = 100;
+const MAX_READS_IN_A_ROW: usize = 10;
+
+/// How many contexts on each side of one that changes are read before all others. A process that creates contexts at one end
+/// of a list and deletes them at the other soon gets to them.
+const NEIGHBORS: usize = 16;
 
 /// After how many passes what is no longer needed is forgotten, and everything else is read again.
 const CLEANUP: usize = 16;
@@ -270,13 +277,37 @@ struct Reader<'a, M> {
     root: Option<(u64, Found)>,
     nodes: Vec<Node>,
     /// The index of the node at an address.
-    by_address: HashMap<u64, usize>,
+    by_address: ByAddress<usize>,
     /// The nodes that were reached in this pass.
     reached: Vec<usize>,
     /// The text at an address.
-    texts: HashMap<u64, Text>,
+    texts: ByAddress<Text>,
     text_bytes: Vec<u8>,
     buffer: Vec<u8>,
+}
+
+type ByAddress<T> = HashMap<u64, T, BuildHasherDefault<AddressHasher>>;
+
+/// A fast hash of an address. The addresses come from a process of our own cluster, so nobody chooses them to collide.
+#[derive(Default)]
+struct AddressHasher(u64);
+
+impl Hasher for AddressHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.write_u64(byte.into());
+        }
+    }
+
+    fn write_u64(&mut self, address: u64) {
+        // The map uses the low and the highest bits, and the low bits of addresses are zero.
+        let product = (self.0 ^ address).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = product ^ product >> 32;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 /// Something to be read again.
@@ -297,9 +328,9 @@ impl<'a, M: Memory> Reader<'a, M> {
             reads: 0,
             root: None,
             nodes: Vec::new(),
-            by_address: HashMap::new(),
+            by_address: ByAddress::default(),
             reached: Vec::new(),
-            texts: HashMap::new(),
+            texts: ByAddress::default(),
             text_bytes: Vec::new(),
             buffer: Vec::new(),
         }
@@ -544,26 +575,32 @@ impl<'a, M: Memory> Reader<'a, M> {
                 newest = newest.max(self.texts[&address].found.first);
             }
         }
-        let mut known = Vec::new();
-        known.try_reserve(self.reached.len())?;
-        for &index in &self.reached {
-            if self.nodes[index].found.last <= newest {
-                push(&mut known, Known::Node(index))?;
+        // First those that are next to one that changes, then the others; the texts of each follow it.
+        let mut is_urgent = Vec::new();
+        is_urgent.try_reserve(self.reached.len())?;
+        is_urgent.resize(self.reached.len(), false);
+        for (at, &index) in self.reached.iter().enumerate() {
+            if self.nodes[index].found.restless_until > self.pass {
+                let end = is_urgent.len().min(at + NEIGHBORS + 1);
+                is_urgent[at.saturating_sub(NEIGHBORS)..end].fill(true);
             }
         }
-        // A text that several contexts share is read once.
-        let mut texts: Vec<u64> = Vec::new();
-        for &index in &self.reached {
-            for address in self.nodes[index].texts() {
-                if self.texts[&address].found.last <= newest {
-                    push(&mut texts, address)?;
+        let mut known = Vec::new();
+        for urgent in [true, false] {
+            for (&index, _) in self.reached.iter().zip(&is_urgent).filter(|(_, is_urgent)| **is_urgent == urgent) {
+                if self.nodes[index].found.last <= newest {
+                    push(&mut known, Known::Node(index))?;
+                }
+                for address in self.nodes[index].texts() {
+                    let found = &mut self.texts.get_mut(&address).expect("it has been read").found;
+                    // A text that several contexts share is read once.
+                    if found.last <= newest && found.listed != self.pass {
+                        found.listed = self.pass;
+                        push(&mut known, Known::Text(address))?;
+                    }
                 }
             }
         }
-        texts.sort_unstable();
-        texts.dedup();
-        known.try_reserve(texts.len())?;
-        known.extend(texts.into_iter().map(Known::Text));
         let root_is_same = self.root.is_some_and(|(_, found)| found.last > newest) || self.read_root()?;
         let pieces = self.pieces(&known)?;
         Ok(self.read_again(&known, &pieces)? && root_is_same)
@@ -629,7 +666,7 @@ impl<'a, M: Memory> Reader<'a, M> {
 
         let mut bytes = Vec::new();
         bytes.try_reserve(self.texts.values().map(|text| text.bytes.len()).sum())?;
-        let mut texts = HashMap::new();
+        let mut texts = ByAddress::default();
         texts.try_reserve(self.texts.len())?;
         for node in &self.nodes {
             for address in node.texts() {
