@@ -2,6 +2,7 @@
 //!
 //! The modules, from bottom to top:
 //!
+//! - [`model`] is pure logic without system calls: the walk of a tree of memory contexts.
 //! - [`proc`] reads what the kernel prints under `/proc`. It does not link Postgres, and is built and tested without
 //!   it.
 //! - `pg` is the interface to Postgres's C ABI: entry points, rows, privileges, backends, errors. It does not know
@@ -11,7 +12,7 @@
 //! - `init` runs when a server loads the library.
 //!
 //! A module depends only on those listed before it, and `proc` and `pg` do not depend on each other. Without any of the
-//! features `pg15` to `pg19`, the crate consists of `proc` alone.
+//! features `pg15` to `pg19`, the crate consists of `model` and `proc` alone.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("pg_meminfo reads Linux's /proc and runs nowhere else");

@@ -194,9 +194,8 @@ impl Rows {
         elements.extend(value.iter().map(|&element| pg_sys::Datum::from(element)));
         let (count, by_value, alignment) = (value.len() as i32, true, pg_sys::TYPALIGN_INT as core::ffi::c_char);
         // SAFETY: the elements are that many integers, of which these are the type, length and alignment.
-        let array = unsafe {
-            pg_sys::construct_array(elements.as_mut_ptr(), count, pg_sys::INT4OID, 4, by_value, alignment)
-        };
+        let array =
+            unsafe { pg_sys::construct_array(elements.as_mut_ptr(), count, pg_sys::INT4OID, 4, by_value, alignment) };
         self.arrays.push(array);
         Some(pg_sys::Datum::from(array))
     }

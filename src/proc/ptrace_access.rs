@@ -28,8 +28,8 @@ pub enum Obstacle {
 impl Obstacle {
     /// Why this process may not be read. To be asked only when it has been denied.
     pub fn of(root: &Root, pid: Pid) -> Self {
-        // The directory of a process that is not dumpable belongs to root.
-        let owner = fs::metadata(root.path(format!("/proc/{pid}"))).map(|directory| directory.uid());
+        // The files of a process that is not dumpable belong to root, though not their directory.
+        let owner = fs::metadata(root.path(format!("/proc/{pid}/status"))).map(|status| status.uid());
         // SAFETY: always succeeds.
         let user = unsafe { libc::geteuid() };
         if owner.is_ok_and(|owner| owner != user) {
@@ -76,7 +76,7 @@ mod tests {
 
     #[test]
     fn obstacles() {
-        let root = MadeUpRoot::new(&[("proc/7/stat", "")]);
+        let root = MadeUpRoot::new(&[("proc/7/status", "")]);
         assert_eq!(Obstacle::of(&root.root(), 7), Obstacle::Other);
         for (scope, expected) in [
             ("0\n", Obstacle::Other),
@@ -87,8 +87,8 @@ mod tests {
             root.write("proc/sys/kernel/yama/ptrace_scope", scope);
             assert_eq!(Obstacle::of(&root.root(), 7), expected);
         }
-        // As root we can make a directory look like that of another user.
-        if std::os::unix::fs::chown(root.path().join("proc/7"), Some(12345), None).is_ok() {
+        // As root we can give a file to another user.
+        if std::os::unix::fs::chown(root.path().join("proc/7/status"), Some(12345), None).is_ok() {
             assert_eq!(Obstacle::of(&root.root(), 7), Obstacle::NotDumpable);
         }
     }

@@ -64,7 +64,14 @@ fn put_tree(rows: &mut ContextRows, tree: &Tree) {
             (name, ident) => (name, ident),
         };
         let shown_path = (context.level <= MAX_PATH).then_some(path.as_slice());
-        rows.put(index + 1, context.parent.map(|parent| parent + 1), context, name.map(whole), ident.map(whole), shown_path);
+        rows.put(
+            index + 1,
+            context.parent.map(|parent| parent + 1),
+            context,
+            name.map(whole),
+            ident.map(whole),
+            shown_path,
+        );
     }
 }
 

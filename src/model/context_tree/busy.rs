@@ -269,11 +269,7 @@ impl Memory for BusyProcess {
 }
 
 /// Looks at a busy process this many times, and counts the trees and, among them, those that never existed.
-fn look(
-    looks: usize,
-    interval: u64,
-    mut read: impl FnMut(&mut BusyProcess) -> Option<Vec<Seen>>,
-) -> (usize, usize) {
+fn look(looks: usize, interval: u64, mut read: impl FnMut(&mut BusyProcess) -> Option<Vec<Seen>>) -> (usize, usize) {
     let mut process = BusyProcess::new(interval, 88_172_645_463_325_252 + interval);
     let (mut trees, mut false_trees) = (0, 0);
     for _ in 0..looks {

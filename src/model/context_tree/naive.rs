@@ -63,9 +63,8 @@ pub fn read_once(memory: &mut impl Memory<Error = Infallible>, layout: &Layout) 
             total: field(offset::ALLOCATED),
         });
         if field(offset::NEXT) != 0 {
-            if parent.is_none() {
-                return None;
-            }
+            // The root has no sibling.
+            parent?;
             pending.push((field(offset::NEXT), parent, parent_address, address));
         }
         if field(offset::FIRST_CHILD) != 0 {

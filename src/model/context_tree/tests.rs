@@ -25,8 +25,8 @@ fn small() -> Arena {
 }
 
 fn small_in(mut arena: Arena) -> Arena {
-    let [top, cache, plan, ident] = ["TopMemoryContext", "CacheMemoryContext", "CachedPlan", "select 1"]
-        .map(|text| arena.text(text));
+    let [top, cache, plan, ident] =
+        ["TopMemoryContext", "CacheMemoryContext", "CachedPlan", "select 1"].map(|text| arena.text(text));
     let root = arena.add(0, 0, top, 0, 1000);
     let cache = arena.add(root, 0, cache, 0, 200);
     arena.add(root, 1, 0, 0, 30);
