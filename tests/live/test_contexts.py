@@ -97,9 +97,9 @@ WORKLOADS = {
 @pytest.mark.parametrize("workload", WORKLOADS)
 def test_no_row_of_a_busy_session_is_false(cluster, connection, workload):
     """Whatever the moment, it is one tree, each of whose contexts can be in it."""
-    connection.execute("SET pg_meminfo.readers = 1")
+    # A context that is just being created is in the tree before its size is set.
     checks = """
-        SELECT count(*), count(*) FILTER (WHERE parent_id IS NULL), bool_and(parent_id < id), bool_and(total_bytes >= 200),
+        SELECT count(*), count(*) FILTER (WHERE parent_id IS NULL), bool_and(parent_id < id), bool_and(total_bytes = 0 OR total_bytes >= 200),
             max(tree_bytes) = sum(total_bytes), array_agg(DISTINCT name),
             array_agg(ident) FILTER (WHERE ident IS NOT NULL AND name IN ('CachedPlanSource', 'CachedPlan'))
         FROM pg_meminfo_contexts(%s)
@@ -123,6 +123,7 @@ def test_no_row_of_a_busy_session_is_false(cluster, connection, workload):
             assert (tops, parents_first, sizes, sums) == (1, True, True, True)
             assert [name for name in names if not is_name.fullmatch(name)] == []
             assert [ident for ident in idents or [] if not is_statement.fullmatch(ident)] == []
+        # Less than one in a thousand on an idle machine, and this one may be busy.
         assert given_up <= looks // 10
 
 
