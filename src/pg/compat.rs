@@ -52,28 +52,29 @@ pub const MAGIC: pg_sys::Pg_magic_struct = pg_sys::Pg_magic_struct {
 };
 
 /// A type of memory contexts: its name in pg_backend_memory_contexts, its node tag, and a function that creates a context
-/// with blocks of this size.
-type CreatableContextType = (&'static str, pg_sys::NodeTag, fn(usize) -> pg_sys::MemoryContext);
+/// below another, with blocks of this size.
+pub type CreatableContextType =
+    (&'static str, pg_sys::NodeTag, fn(pg_sys::MemoryContext, usize) -> pg_sys::MemoryContext);
 
 const CONTEXT_NAME: *const c_char = c"pg_meminfo".as_ptr();
 
 /// The types of memory contexts.
 pub const CONTEXT_TYPES: &[CreatableContextType] = &[
-    ("AllocSet", pg_sys::NodeTag::T_AllocSetContext, |size| {
-        // SAFETY: the current context is valid, and the name is constant.
-        unsafe { pg_sys::AllocSetContextCreateInternal(pg_sys::CurrentMemoryContext, CONTEXT_NAME, 0, size, size) }
+    ("AllocSet", pg_sys::NodeTag::T_AllocSetContext, |parent, size| {
+        // SAFETY: the parent is a valid context, and the name is constant.
+        unsafe { pg_sys::AllocSetContextCreateInternal(parent, CONTEXT_NAME, 0, size, size) }
     }),
-    ("Generation", pg_sys::NodeTag::T_GenerationContext, |size| {
+    ("Generation", pg_sys::NodeTag::T_GenerationContext, |parent, size| {
         // SAFETY: as above.
-        unsafe { pg_sys::GenerationContextCreate(pg_sys::CurrentMemoryContext, CONTEXT_NAME, 0, size, size) }
+        unsafe { pg_sys::GenerationContextCreate(parent, CONTEXT_NAME, 0, size, size) }
     }),
-    ("Slab", pg_sys::NodeTag::T_SlabContext, |size| {
-        // SAFETY: as above. A block has room for eight chunks.
-        unsafe { pg_sys::SlabContextCreate(pg_sys::CurrentMemoryContext, CONTEXT_NAME, size, size / 16) }
+    ("Slab", pg_sys::NodeTag::T_SlabContext, |parent, size| {
+        // SAFETY: as above. A block has room for several chunks.
+        unsafe { pg_sys::SlabContextCreate(parent, CONTEXT_NAME, size, size / 16) }
     }),
     #[cfg(not(any(feature = "pg15", feature = "pg16")))]
-    ("Bump", pg_sys::NodeTag::T_BumpContext, |size| {
+    ("Bump", pg_sys::NodeTag::T_BumpContext, |parent, size| {
         // SAFETY: as above.
-        unsafe { pg_sys::BumpContextCreate(pg_sys::CurrentMemoryContext, CONTEXT_NAME, 0, size, size) }
+        unsafe { pg_sys::BumpContextCreate(parent, CONTEXT_NAME, 0, size, size) }
     }),
 ];

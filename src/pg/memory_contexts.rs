@@ -1,7 +1,6 @@
 //! Where a process of this server keeps its memory contexts, from the headers of the major version.
 
 use core::mem::offset_of;
-use core::ptr;
 
 use pgrx_pg_sys as pg_sys;
 
@@ -34,15 +33,15 @@ pub fn top_address() -> u64 {
 /// The types of memory contexts. A context of each type is created for this, and deleted.
 pub fn types() -> Vec<ContextType> {
     const SIZE: usize = pg_sys::ALLOCSET_SMALL_INITSIZE as usize;
-    compat::CONTEXT_TYPES
-        .iter()
-        .map(|&(name, tag, create)| {
-            let context = create(SIZE);
-            // SAFETY: it has just been created.
-            let methods = unsafe { ptr::read(&raw const (*context).methods) };
-            // SAFETY: as above, and nothing refers to it.
-            unsafe { pg_sys::MemoryContextDelete(context) };
-            (name, tag as u32, methods.addr() as u64)
-        })
-        .collect()
+    // SAFETY: a plain variable.
+    let parent = unsafe { pg_sys::CurrentMemoryContext };
+    let type_of = |&(name, tag, create): &compat::CreatableContextType| {
+        let context = create(parent, SIZE);
+        // SAFETY: it has just been created.
+        let methods = unsafe { (*context).methods };
+        // SAFETY: as above, and nothing refers to it.
+        unsafe { pg_sys::MemoryContextDelete(context) };
+        (name, tag as u32, methods.addr() as u64)
+    };
+    compat::CONTEXT_TYPES.iter().map(type_of).collect()
 }
