@@ -20,10 +20,12 @@ OF_THE_STATEMENT = {
     "printtup",
     "Table function arguments",
     "pg_get_backend_memory_contexts",
+    "tuplestore tuples",
 }
 
-# A header that pg_backend_memory_contexts counts twice for a Generation context, and leaves out for a Bump context.
-VIEW_DIFFERS = {"Generation": 152, "Bump": -112}
+# A header that pg_backend_memory_contexts counts twice for a Generation context, and leaves out for a Bump context. That of a
+# Generation context has become smaller.
+VIEW_DIFFERS = {"Generation": [152, 128], "Bump": [-112]}
 
 
 def contexts(connection, session):
@@ -59,11 +61,14 @@ def test_an_idle_session_is_as_it_says(cluster, connection):
         rows = contexts(connection, session)
         # Which other type there is depends on the version: a sort has its tuples in a Generation or in a Bump context.
         assert len(rows) > 150 and len({row[3] for row in rows}) > 1
-        seen = collections.Counter((name, ident, level, total + VIEW_DIFFERS.get(kind, 0)) for name, ident, level, kind, total in rows)
+        seen = collections.Counter()
+        for name, ident, level, kind, total in rows:
+            sizes = [total + difference for difference in VIEW_DIFFERS.get(kind, [0])]
+            seen[min(((name, ident, level, size) for size in sizes), key=lambda row: row not in printed)] += 1
         gone, new = printed - seen, seen - printed
         assert {name for name, _, _, _ in gone} <= OF_THE_STATEMENT, gone
         assert {name for name, _, _, _ in new} <= OF_THE_STATEMENT, new
-        assert sum(new.values()) <= 2 and sum(gone.values()) <= 10
+        assert sum(new.values()) <= 3 and sum(gone.values()) <= 10
         session.rollback()
 
 
