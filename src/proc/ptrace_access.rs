@@ -47,15 +47,14 @@ impl Obstacle {
 /// The process whose descendants may read us.
 static TRACER: AtomicI32 = AtomicI32::new(0);
 
-/// Lets the descendants of this process read its memory, and that of each process that it forks from now on.
+/// Lets the descendants of this process read its memory, and that of each process that it forks from now on. To be called
+/// once.
 pub fn allow_descendants() {
-    let first = TRACER.swap(std::process::id() as Pid, Ordering::Relaxed) == 0;
+    TRACER.store(std::process::id() as Pid, Ordering::Relaxed);
     name_tracer();
-    if first {
-        // SAFETY: the handler only makes a system call, and the library is never unloaded. Without memory for the handler,
-        // the processes stay as they were.
-        unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
-    }
+    // SAFETY: the handler only makes a system call, and the library is never unloaded. Without memory for the handler, the
+    // processes stay as they were.
+    unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
 }
 
 /// Runs in each new process.

@@ -8,6 +8,7 @@ import time
 import psycopg
 import pytest
 from conftest import PATIENCE, preload, start_cluster, wait_until, with_notices
+from test_denied import NOT_DUMPABLE
 
 CONTEXTS = "SELECT name, ident, level, type, total_bytes FROM pg_meminfo_contexts(%s)"
 
@@ -206,11 +207,6 @@ def test_a_long_identifier_is_cut_between_characters(cluster, connection):
 
 
 # Denied.
-
-NOT_DUMPABLE = """
-#include <sys/prctl.h>
-__attribute__((constructor)) static void hide(void) { prctl(PR_SET_DUMPABLE, 0); }
-"""
 
 # What seccomp filters of containers do.
 NO_READV = """
