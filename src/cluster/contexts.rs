@@ -13,7 +13,7 @@ use crate::proc::remote_memory::RemoteMemory;
 
 use super::Cluster;
 
-const LIMITS: Limits = Limits { contexts: 1_000_000, passes: 1000 };
+const LIMITS: Limits = Limits { contexts: 1_000_000, passes: 20_000 };
 
 /// No pass but the first starts later than this after the beginning.
 const TIME_LIMIT: Duration = Duration::from_secs(2);

@@ -15,8 +15,9 @@
 //! read led to trees that never existed.) A tree is returned only if there is a moment that lies between two equal reads
 //! of each of its parts. At that moment, this tree stood in the memory.
 //!
-//! Reads are numbered for this. Each value has the number of the read that first found it, and of the last that found it
-//! unchanged. The moment exists if the highest of the first numbers is below the lowest of the last.
+//! Reads are numbered for this, piece by piece, in the order in which they happen. Each value has the number of the read
+//! that first found it, and of the last that found it unchanged. The moment exists if the highest of the first numbers is
+//! below the lowest of the last.
 //!
 //! Sizes are not part of the comparison. They change often, and each is correct at the time of its last read.
 //!
@@ -24,10 +25,15 @@
 //!
 //! A process that changes its tree every few microseconds leaves no time to read everything between two changes. But it
 //! changes only few contexts, and mostly the same ones, also in that it deletes some and creates others in their place.
-//! Each pass therefore begins with those that have changed in the last passes, and reads them until two reads in a row are
-//! equal, which takes a microsecond or two. The moment lies between those two. All other contexts only have to be
-//! unchanged before and after it, however long it takes to read them.
+//! Each pass therefore begins with those that have changed in the last passes. One call reads all of them twice, and is
+//! repeated until both reads are equal. The moment lies between those two. All other contexts only have to be unchanged
+//! before and after it, however long it takes to read them.
+//!
+//! A context that has been created since the last read of its place is known only if it is read before that moment. So
+//! between two of these calls, the links of what has changed are followed. Afterwards comes what is likely to change next:
+//! the neighbors of what has changed, because lists grow at one end and lose contexts at the other.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, TryReserveError};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::ops::Range;
@@ -174,50 +180,51 @@ fn word(image: &Image, offset: usize) -> u64 {
     u64::from_le_bytes(*bytes)
 }
 
-/// Whether two images differ at most in the size and in the two flags that say whether the context is empty, and
-/// whether it may be used in a critical section.
-fn are_equal(a: &Image, b: &Image) -> bool {
+/// Whether a later image says the same of the tree. The size is not part of it, nor are two flags, which say whether the
+/// context is empty and whether it may be used in a critical section. A first child points to no previous one, until another
+/// is put before it.
+fn are_equal(earlier: &Image, later: &Image) -> bool {
     const AFTER_TAG: usize = offset::TAG + size_of::<u32>();
-    a[..AFTER_TAG] == b[..AFTER_TAG] && a[offset::METHODS..] == b[offset::METHODS..]
+    const AFTER_PREVIOUS: usize = offset::PREVIOUS + size_of::<u64>();
+    let [earlier_previous, later_previous] = [earlier, later].map(|image| word(image, offset::PREVIOUS));
+    [0..AFTER_TAG, offset::METHODS..offset::PREVIOUS, AFTER_PREVIOUS..offset::SIZE]
+        .into_iter()
+        .all(|range| earlier[range.clone()] == later[range])
+        && (earlier_previous == 0 || earlier_previous == later_previous)
 }
 
-/// The numbers of the reads that found the same value, and when it last was another.
+/// The numbers of the reads that found the same value, and in which passes it was another.
 #[derive(Clone, Copy)]
 struct Found {
     /// The first read that found it.
     first: u64,
     /// The last read that found it.
     last: u64,
-    /// Until which pass it is expected to change again.
-    restless_until: usize,
-    /// The last pass in which it was put on the list of what is to be read.
-    listed: usize,
+    /// The last pass in which it had changed.
+    changed: usize,
+    /// When it was last put on a list of what is to be read.
+    listed: u64,
 }
 
 impl Found {
-    /// Found for the first time. In the first pass this says nothing; later, it has not been there before.
     fn new(first: u64, last: u64, pass: usize) -> Self {
-        let mut found = Found { first, last, restless_until: 0, listed: 0 };
-        if pass > 1 {
-            found.has_changed(pass);
-        }
-        found
-    }
-
-    /// Takes note that it has changed, or that it contradicts something else, so that one of the two must have changed.
-    fn has_changed(&mut self, pass: usize) {
-        self.restless_until = pass + RESTLESS;
+        // In the first pass this says nothing; later, it has not been there before.
+        Found { first, last, changed: if pass > 1 { pass } else { 0 }, listed: 0 }
     }
 
     /// Takes note of another read. Returns whether it found the same value.
     fn again(&mut self, is_same: bool, read: u64, pass: usize) -> bool {
-        if is_same {
-            self.last = read;
-        } else {
-            (self.first, self.last) = (read, read);
-            self.has_changed(pass);
+        self.last = read;
+        if !is_same {
+            self.first = read;
+            self.changed = pass;
         }
         is_same
+    }
+
+    /// Whether it is not on the list that is being made. Then it is from now on.
+    fn is_new_on(&mut self, list: u64) -> bool {
+        list != std::mem::replace(&mut self.listed, list)
     }
 }
 
@@ -229,6 +236,8 @@ struct Node {
     found: Found,
     /// The last pass in which a link led to it.
     reached: usize,
+    /// The last pass in which it was read again because it did not point back to where a link came from.
+    doubted: usize,
 }
 
 /// A text that has been read.
@@ -251,15 +260,24 @@ enum Pass {
     TooMany,
 }
 
-/// For how many passes a value that has changed is expected to change again.
-const RESTLESS: usize = 3;
+/// For how many passes a value that has changed is expected to change again, perhaps to and fro.
+const RESTLESS: usize = 8;
+
+/// How many values are read twice in a row. If more change, both reads are hardly ever equal.
+const MAX_RESTLESS: usize = 64;
 
 /// How often values that have changed are read in a row, until two reads are equal.
 const MAX_READS_IN_A_ROW: usize = 10;
 
-/// How many contexts on each side of one that changes are read before all others. A process that creates contexts at one end
-/// of a list and deletes them at the other soon gets to them.
-const NEIGHBORS: usize = 16;
+/// For how many links what has changed is followed between two of these reads.
+const MAX_LINKS_IN_A_ROW: usize = 30;
+
+/// Contexts are read in the order of their distances to one that has changed. These are the largest of each group. A process
+/// that creates contexts at one end of a list and deletes them at the other soon gets to the neighbors.
+const RINGS: [usize; 4] = [4, 16, 64, usize::MAX];
+
+/// For how many passes the neighbors of a context that has changed are read first.
+const RECENT: usize = 2;
 
 /// After how many passes what is no longer needed is forgotten, and everything else is read again.
 const CLEANUP: usize = 16;
@@ -273,6 +291,10 @@ struct Reader<'a, M> {
     pass: usize,
     /// The number of reads.
     reads: u64,
+    /// The last read before the moment at which the process was at rest.
+    rest: u64,
+    /// The number of lists that have been made.
+    lists: u64,
     /// The value of the variable that points to the root.
     root: Option<(u64, Found)>,
     nodes: Vec<Node>,
@@ -280,6 +302,8 @@ struct Reader<'a, M> {
     by_address: ByAddress<usize>,
     /// The nodes that were reached in this pass.
     reached: Vec<usize>,
+    /// The addresses of nodes to the next one of which something has happened.
+    bereft: Vec<u64>,
     /// The text at an address.
     texts: ByAddress<Text>,
     text_bytes: Vec<u8>,
@@ -326,10 +350,13 @@ impl<'a, M: Memory> Reader<'a, M> {
             pause,
             pass: 0,
             reads: 0,
+            lists: 0,
+            rest: 0,
             root: None,
             nodes: Vec::new(),
             by_address: ByAddress::default(),
             reached: Vec::new(),
+            bereft: Vec::new(),
             texts: ByAddress::default(),
             text_bytes: Vec::new(),
             buffer: Vec::new(),
@@ -338,14 +365,18 @@ impl<'a, M: Memory> Reader<'a, M> {
 
     fn pass(&mut self) -> Result<Pass, Failure<M::Error>> {
         self.pass += 1;
+        let mut is_at_rest = true;
         if self.pass > 1 {
-            self.wait_for_rest()?;
+            is_at_rest = self.wait_for_rest()?;
+            if is_at_rest {
+                self.read_neighbors()?;
+            }
         }
         let is_linked = self.follow_links()?;
         if self.reached.len() > self.max_contexts {
             return Ok(Pass::TooMany);
         }
-        if is_linked && self.read_texts()? && self.confirm()? {
+        if is_linked && is_at_rest && self.read_texts()? && self.confirm()? {
             return Ok(Pass::Consistent);
         }
         if self.pass.is_multiple_of(CLEANUP) {
@@ -354,30 +385,183 @@ impl<'a, M: Memory> Reader<'a, M> {
         Ok(Pass::Inconsistent)
     }
 
-    /// Reads what has changed lately until two reads in a row are equal.
-    fn wait_for_rest(&mut self) -> Result<(), Failure<M::Error>> {
-        let is_restless = |found: &Found| found.restless_until > self.pass;
-        let nodes = self.nodes.iter().enumerate().filter(|(_, node)| is_restless(&node.found));
-        let mut restless = Vec::new();
-        for (index, _) in nodes {
-            push(&mut restless, Known::Node(index))?;
-        }
-        for (&address, text) in &self.texts {
-            if is_restless(&text.found) {
-                push(&mut restless, Known::Text(address))?;
-            }
-        }
-        let pieces = self.pieces(&restless)?;
+    /// Reads what changes time and again until two reads in a row are equal. Between them, follows the links of what has
+    /// changed, so that a context is known before another takes its place.
+    fn wait_for_rest(&mut self) -> Result<bool, Failure<M::Error>> {
         for _ in 0..MAX_READS_IN_A_ROW {
-            if self.read_again(&restless, &pieces)? {
-                break;
+            self.lists += 1;
+            let mut restless = Vec::new();
+            for (index, node) in self.nodes.iter_mut().enumerate() {
+                if node.found.changed + RESTLESS > self.pass && node.is_linked(self.root) {
+                    node.found.listed = self.lists;
+                    push(&mut restless, Known::Node(index))?;
+                }
+            }
+            for (&address, text) in &self.texts {
+                if text.found.changed + RESTLESS > self.pass {
+                    push(&mut restless, Known::Text(address))?;
+                }
+            }
+            let count = restless.len();
+            if count > MAX_RESTLESS {
+                return Ok(false);
+            }
+            // Twice by one call: nothing is faster.
+            restless.try_reserve(count)?;
+            restless.extend_from_within(..);
+            let middle = self.reads + count as u64;
+            let changed = self.read_again(&restless)?;
+            let is_at_rest = changed.last().is_none_or(|&last| last < count);
+            let mut changed: Vec<_> = changed.into_iter().map(|at| restless[at]).collect();
+            for &known in &restless[..count] {
+                if let Known::Node(index) = known
+                    && self.has_dangling_link(index)
+                {
+                    push(&mut changed, known)?;
+                }
+            }
+            if self.follow_changes(changed)? && is_at_rest {
+                self.rest = middle;
+                return Ok(true);
             }
         }
+        Ok(false)
+    }
+
+    /// Whether a link of a node leads to one that is not known, or was no child of this parent when it was last read.
+    fn has_dangling_link(&self, index: usize) -> bool {
+        self.nodes[index].links().any(|link| {
+            let target = self.by_address.get(&link.address);
+            target.is_none_or(|&target| !self.nodes[target].is_child_of(link.parent))
+        })
+    }
+
+    /// Reads what is behind something that has changed, and if that has changed, what is behind that. Returns whether nothing
+    /// behind it has changed.
+    fn follow_changes(&mut self, mut changed: Vec<Known>) -> Result<bool, Failure<M::Error>> {
+        let mut steps = 0;
+        while !(changed.is_empty() && self.bereft.is_empty()) && steps < MAX_LINKS_IN_A_ROW {
+            changed = self.read_behind(&changed, steps > 0)?;
+            steps += 1;
+        }
+        Ok(steps <= 1)
+    }
+
+    /// Reads the contexts to which something that has changed leads, if they are not known or do not point back, and texts
+    /// that are new. Returns what of it has changed, too.
+    fn read_behind(&mut self, changed: &[Known], with_texts: bool) -> Result<Vec<Known>, Failure<M::Error>> {
+        let (mut behind, mut new_texts) = (std::mem::take(&mut self.bereft), Vec::new());
+        let mut known = Vec::new();
+        for changed in changed {
+            match *changed {
+                Known::Node(index) => {
+                    let node = &self.nodes[index];
+                    for link in node.links() {
+                        push(&mut behind, link.address)?;
+                    }
+                    for address in node.texts().filter(|_| with_texts) {
+                        match self.texts.get_mut(&address) {
+                            Some(text) => {
+                                if text.found.is_new_on(self.lists) {
+                                    push(&mut known, Known::Text(address))?;
+                                }
+                            }
+                            None => push(&mut new_texts, address)?,
+                        }
+                    }
+                }
+                Known::Text(address) => push(&mut new_texts, address)?,
+            }
+        }
+        let mut new_nodes = Vec::new();
+        for address in behind {
+            let Some(&index) = self.by_address.get(&address) else {
+                push(&mut new_nodes, address)?;
+                continue;
+            };
+            if self.nodes[index].found.is_new_on(self.lists) {
+                push(&mut known, Known::Node(index))?;
+                for address in self.nodes[index].texts() {
+                    if let Some(text) = self.texts.get_mut(&address)
+                        && text.found.is_new_on(self.lists)
+                    {
+                        push(&mut known, Known::Text(address))?;
+                    }
+                }
+            }
+        }
+        let mut changed = Vec::new();
+        for at in self.read_again(&known)? {
+            push(&mut changed, known[at])?;
+            // A context that looks as before, but has another text, is another context.
+            if let Known::Text(_) = known[at]
+                && let Some(&node) = known[..at].iter().rev().find(|known| matches!(known, Known::Node(_)))
+            {
+                push(&mut changed, node)?;
+            }
+        }
+        let first = self.nodes.len();
+        self.read_nodes(&new_nodes)?;
+        for index in first..self.nodes.len() {
+            push(&mut changed, Known::Node(index))?;
+        }
+        self.read_new_texts(&new_texts)?;
+        Ok(changed)
+    }
+
+    /// Reads the nearest neighbors of what has changed, as they were when the links were followed.
+    fn read_neighbors(&mut self) -> Result<(), Failure<M::Error>> {
+        let distances = self.distances_to_changes()?;
+        let reached = std::mem::take(&mut self.reached);
+        let near = reached.iter().zip(distances).filter(|&(_, distance)| distance <= RINGS[0]).map(|(&index, _)| index);
+        let known = self.list(near, self.rest)?;
+        self.reached = reached;
+        let changed = self.read_again(&known)?.into_iter().map(|at| known[at]).collect();
+        self.follow_changes(changed)?;
         Ok(())
     }
 
-    /// Goes from the root along all links, and reads the contexts that are not known. Returns whether all links agree with
-    /// each other.
+    /// For each node that was reached, how far it is from one that has changed lately.
+    fn distances_to_changes(&self) -> Result<Vec<usize>, TryReserveError> {
+        let mut distances = Vec::new();
+        distances.try_reserve(self.reached.len())?;
+        let mut distance = usize::MAX;
+        for &index in &self.reached {
+            let has_changed = self.nodes[index].found.changed + RECENT > self.pass;
+            distance = if has_changed { 0 } else { distance.saturating_add(1) };
+            distances.push(distance);
+        }
+        for known in distances.iter_mut().rev() {
+            distance = distance.saturating_add(1).min(*known);
+            *known = distance;
+        }
+        Ok(distances)
+    }
+
+    /// A list of nodes, each followed by its texts, without those that have been found by a later read than this one.
+    fn list(&mut self, nodes: impl Iterator<Item = usize>, read: u64) -> Result<Vec<Known>, TryReserveError> {
+        self.lists += 1;
+        let mut known = Vec::new();
+        for index in nodes {
+            let node = &self.nodes[index];
+            if node.found.last <= read {
+                push(&mut known, Known::Node(index))?;
+            }
+            for address in node.texts() {
+                // Several contexts can share a text.
+                if let Some(text) = self.texts.get_mut(&address)
+                    && text.found.last <= read
+                    && text.found.is_new_on(self.lists)
+                {
+                    push(&mut known, Known::Text(address))?;
+                }
+            }
+        }
+        Ok(known)
+    }
+
+    /// Goes from the root along all links, and reads the contexts that are not known, or that do not point back. Returns
+    /// whether all links agree with each other.
     fn follow_links(&mut self) -> Result<bool, Failure<M::Error>> {
         self.reached.clear();
         if self.root.is_none() {
@@ -385,65 +569,63 @@ impl<'a, M: Memory> Reader<'a, M> {
         }
         let Some((root, _)) = self.root else { return Ok(false) };
         let mut links = vec![Link { address: root, parent: 0, previous: 0 }];
-        let mut unread = Vec::new();
+        let (mut later, mut unread, mut doubted) = (Vec::new(), Vec::new(), Vec::new());
         let mut agree = true;
         loop {
             while let Some(link) = links.pop() {
                 match self.by_address.get(&link.address) {
-                    Some(&index) => {
-                        if !self.reach(index, link, &mut links)? {
-                            agree = false;
-                            self.doubt(link);
-                        }
+                    Some(&index) if self.nodes[index].points_back(link) => {
+                        agree &= self.reach(index, &mut links)?;
                     }
-                    None => push(&mut unread, link)?,
+                    Some(&index) if self.nodes[index].doubted != self.pass => {
+                        self.nodes[index].doubted = self.pass;
+                        push(&mut doubted, Known::Node(index))?;
+                        // It may be the other end that has changed.
+                        if let Some(&source) = self.by_address.get(&link.source()) {
+                            push(&mut doubted, Known::Node(source))?;
+                        }
+                        push(&mut later, link)?;
+                    }
+                    // A new first child may have been put before this one meanwhile.
+                    Some(&index) if link.previous == 0 && self.nodes[index].is_child_of(link.parent) => {
+                        agree &= self.reach(index, &mut links)?;
+                    }
+                    Some(_) => agree = false,
+                    None => {
+                        push(&mut unread, link.address)?;
+                        push(&mut later, link)?;
+                    }
                 }
                 if self.reached.len() > self.max_contexts {
                     return Ok(false);
                 }
             }
-            if unread.is_empty() {
+            if later.is_empty() {
                 return Ok(agree);
             }
             self.read_nodes(&unread)?;
-            links.append(&mut unread);
+            for at in self.read_again(&doubted)? {
+                // Its links have been followed as they were before.
+                agree &= !matches!(doubted[at], Known::Node(index) if self.nodes[index].reached == self.pass);
+            }
+            unread.clear();
+            doubted.clear();
+            std::mem::swap(&mut links, &mut later);
         }
     }
 
-    /// Adds the links of a node to which `link` leads. Returns false if there is no context, if it does not point back, or
-    /// if another link led to it in this pass.
-    fn reach(&mut self, index: usize, link: Link, links: &mut Vec<Link>) -> Result<bool, TryReserveError> {
+    /// Adds the links of a node to which a link leads. Returns false if another link led to it in this pass.
+    fn reach(&mut self, index: usize, links: &mut Vec<Link>) -> Result<bool, TryReserveError> {
         let node = &mut self.nodes[index];
-        let Some(image) = &node.image else { return Ok(false) };
         if node.reached == self.pass {
             return Ok(false);
         }
         node.reached = self.pass;
         push(&mut self.reached, index)?;
-        let field = |offset| word(image, offset);
-        let points_back = field(offset::PARENT) == link.parent && field(offset::PREVIOUS) == link.previous;
-        let is_second_root = link.parent == 0 && field(offset::NEXT) != 0;
-        if !points_back || is_second_root {
-            return Ok(false);
-        }
-        let next = Link { address: field(offset::NEXT), parent: link.parent, previous: link.address };
-        let child = Link { address: field(offset::FIRST_CHILD), parent: link.address, previous: 0 };
-        for link in [next, child] {
-            if link.address != 0 {
-                push(links, link)?;
-            }
+        for link in node.links() {
+            push(links, link)?;
         }
         Ok(true)
-    }
-
-    /// Takes note that the two ends of a link contradict each other: one of them must have changed.
-    fn doubt(&mut self, link: Link) {
-        let source = if link.previous != 0 { link.previous } else { link.parent };
-        for address in [link.address, source] {
-            if let Some(&index) = self.by_address.get(&address) {
-                self.nodes[index].found.has_changed(self.pass);
-            }
-        }
     }
 
     fn read_root(&mut self) -> Result<bool, Failure<M::Error>> {
@@ -464,54 +646,67 @@ impl<'a, M: Memory> Reader<'a, M> {
         Ok(is_same)
     }
 
-    /// Reads the nodes to which some links lead.
-    fn read_nodes(&mut self, unread: &[Link]) -> Result<(), Failure<M::Error>> {
+    /// Reads the nodes at addresses that are not known.
+    fn read_nodes(&mut self, unread: &[u64]) -> Result<(), Failure<M::Error>> {
         let mut pieces = Vec::new();
         pieces.try_reserve(unread.len())?;
-        pieces.extend(unread.iter().map(|link| Piece { address: link.address, length: offset::SIZE }));
+        pieces.extend(unread.iter().map(|&address| Piece { address, length: offset::SIZE }));
         let Reader { memory, layout, pause, pass, reads, nodes, by_address, buffer, .. } = self;
         read_pieces(*memory, &pieces, buffer, reads, pause, |nth, read, bytes| {
-            let address = unread[nth].address;
+            let address = unread[nth];
             if !by_address.contains_key(&address) {
                 let image = bytes.and_then(|bytes| context(layout, address, bytes));
                 by_address.try_reserve(1)?;
                 by_address.insert(address, nodes.len());
-                push(nodes, Node { address, image, found: Found::new(read, read, *pass), reached: 0 })?;
+                push(nodes, Node { address, image, found: Found::new(read, read, *pass), reached: 0, doubted: 0 })?;
             }
             Ok(())
         })
     }
 
-    /// Reads the names and identifiers of the nodes that were reached, unless they are known. Returns false if one of them
-    /// cannot be read.
+    /// Reads the names and identifiers of the nodes that were reached, unless they have been read since the node was found.
+    /// Returns false if one of them cannot be read.
     fn read_texts(&mut self) -> Result<bool, Failure<M::Error>> {
+        self.lists += 1;
         let mut unread: Vec<u64> = Vec::new();
         for &index in &self.reached {
-            for address in self.nodes[index].texts() {
-                if !self.texts.contains_key(&address) {
-                    self.texts.try_reserve(1)?;
-                    // Its place is taken, so that it is read once.
-                    self.texts.insert(address, Text { bytes: 0..0, found: Found::new(0, 0, self.pass) });
+            let node = &self.nodes[index];
+            for address in node.texts() {
+                let is_unread = match self.texts.get_mut(&address) {
+                    // What is there may be another context's text.
+                    Some(text) => text.found.last < node.found.first && text.found.is_new_on(self.lists),
+                    None => {
+                        // Its place is taken, so that it is read once.
+                        let found = Found { listed: self.lists, ..Found::new(0, 0, self.pass) };
+                        self.texts.try_reserve(1)?;
+                        self.texts.insert(address, Text { bytes: 0..0, found });
+                        true
+                    }
+                };
+                if is_unread {
                     push(&mut unread, address)?;
                 }
             }
         }
-        let long = self.read_texts_at(&unread, SHORT_TEXT)?;
-        let unreadable = self.read_texts_at(&long, MAX_TEXT + 1)?;
-        if unreadable.is_empty() {
-            return Ok(true);
-        }
-        for address in &unreadable {
-            self.texts.remove(address);
-        }
-        // The contexts to which they belong have changed.
+        self.read_new_texts(&unread)?;
+        // If a text cannot be read, the contexts to which it belongs have changed.
+        let mut changed = Vec::new();
         for &index in &self.reached {
-            let node = &mut self.nodes[index];
-            if node.texts().any(|address| !self.texts.contains_key(&address)) {
-                node.found.has_changed(self.pass);
+            if self.nodes[index].texts().any(|address| !self.texts.contains_key(&address)) {
+                push(&mut changed, Known::Node(index))?;
             }
         }
-        Ok(false)
+        self.read_again(&changed)?;
+        Ok(changed.is_empty())
+    }
+
+    /// Reads texts whose length is not known. Forgets those that cannot be read.
+    fn read_new_texts(&mut self, addresses: &[u64]) -> Result<(), Failure<M::Error>> {
+        let long = self.read_texts_at(addresses, SHORT_TEXT)?;
+        for address in self.read_texts_at(&long, MAX_TEXT + 1)? {
+            self.texts.remove(&address);
+        }
+        Ok(())
     }
 
     /// Reads `length` bytes of each text. Returns those that do not end within that length, unless it is the maximum, and
@@ -551,9 +746,19 @@ impl<'a, M: Memory> Reader<'a, M> {
             if is_last {
                 if has_ended || text_bytes.len() - start > MAX_TEXT {
                     text_bytes.truncate(start + MAX_TEXT);
-                    // If its two pieces come from two reads, no moment lies between these, until it is read again.
-                    let found = Found::new(read, first, *pass);
-                    texts.insert(addresses[owner], Text { bytes: start..text_bytes.len(), found });
+                    let bytes = start..text_bytes.len();
+                    texts.try_reserve(1)?;
+                    match texts.entry(addresses[owner]) {
+                        Entry::Occupied(entry) if text_bytes[entry.get().bytes.clone()] == text_bytes[bytes.clone()] => {
+                            entry.into_mut().found.again(true, first, *pass);
+                            text_bytes.truncate(start);
+                        }
+                        entry => {
+                            // If its two pieces come from two reads, no moment lies between these, until it is read again.
+                            let found = Found::new(read, first, *pass);
+                            entry.insert_entry(Text { bytes, found });
+                        }
+                    }
                 } else {
                     text_bytes.truncate(start);
                     push(&mut unfinished, addresses[owner])?;
@@ -575,35 +780,22 @@ impl<'a, M: Memory> Reader<'a, M> {
                 newest = newest.max(self.texts[&address].found.first);
             }
         }
-        // First those that are next to one that changes, then the others; the texts of each follow it.
-        let mut is_urgent = Vec::new();
-        is_urgent.try_reserve(self.reached.len())?;
-        is_urgent.resize(self.reached.len(), false);
-        for (at, &index) in self.reached.iter().enumerate() {
-            if self.nodes[index].found.restless_until > self.pass {
-                let end = is_urgent.len().min(at + NEIGHBORS + 1);
-                is_urgent[at.saturating_sub(NEIGHBORS)..end].fill(true);
-            }
+        if self.root.is_none_or(|(_, found)| found.last <= newest) && !self.read_root()? {
+            return Ok(false);
         }
-        let mut known = Vec::new();
-        for urgent in [true, false] {
-            for (&index, _) in self.reached.iter().zip(&is_urgent).filter(|(_, is_urgent)| **is_urgent == urgent) {
-                if self.nodes[index].found.last <= newest {
-                    push(&mut known, Known::Node(index))?;
-                }
-                for address in self.nodes[index].texts() {
-                    let found = &mut self.texts.get_mut(&address).expect("it has been read").found;
-                    // A text that several contexts share is read once.
-                    if found.last <= newest && found.listed != self.pass {
-                        found.listed = self.pass;
-                        push(&mut known, Known::Text(address))?;
-                    }
-                }
-            }
+        // First what is likely to change, and if it has changed, nothing else.
+        let distances = self.distances_to_changes()?;
+        let reached = std::mem::take(&mut self.reached);
+        let (mut is_unchanged, mut nearest) = (true, 0);
+        for farthest in RINGS {
+            let is_in_ring = |&(_, distance): &(_, &usize)| (nearest..=farthest).contains(distance);
+            let nodes = reached.iter().zip(&distances).filter(is_in_ring).map(|(&index, _)| index);
+            let known = self.list(nodes, newest)?;
+            is_unchanged = is_unchanged && self.read_again(&known)?.is_empty();
+            nearest = farthest.saturating_add(1);
         }
-        let root_is_same = self.root.is_some_and(|(_, found)| found.last > newest) || self.read_root()?;
-        let pieces = self.pieces(&known)?;
-        Ok(self.read_again(&known, &pieces)? && root_is_same)
+        self.reached = reached;
+        Ok(is_unchanged)
     }
 
     /// The pieces of memory of something that is known.
@@ -613,17 +805,21 @@ impl<'a, M: Memory> Reader<'a, M> {
         pieces.extend(known.iter().map(|known| match *known {
             Known::Node(index) => Piece { address: self.nodes[index].address, length: offset::SIZE },
             // The zero byte at the end is part of it.
-            Known::Text(address) => Piece { address, length: self.texts[&address].bytes.len() + 1 },
+            Known::Text(address) => {
+                let length = self.texts.get(&address).map_or(0, |text| text.bytes.len());
+                Piece { address, length: length + 1 }
+            }
         }));
         Ok(pieces)
     }
 
-    /// Reads something once more. Returns whether all of it is unchanged.
-    fn read_again(&mut self, known: &[Known], pieces: &[Piece]) -> Result<bool, Failure<M::Error>> {
-        let Reader { memory, layout, pause, pass, reads, nodes, texts, text_bytes, buffer, .. } = self;
-        let mut is_unchanged = true;
-        read_pieces(*memory, pieces, buffer, reads, pause, |nth, read, bytes| {
-            match known[nth] {
+    /// Reads something once more. Returns the indexes of what has changed.
+    fn read_again(&mut self, known: &[Known]) -> Result<Vec<usize>, Failure<M::Error>> {
+        let pieces = self.pieces(known)?;
+        let Reader { memory, layout, pause, pass, reads, nodes, bereft, texts, text_bytes, buffer, .. } = self;
+        let mut changed = Vec::new();
+        read_pieces(*memory, &pieces, buffer, reads, pause, |nth, read, bytes| {
+            let is_same = match known[nth] {
                 Known::Node(index) => {
                     let node = &mut nodes[index];
                     let image = bytes.and_then(|bytes| context(layout, node.address, bytes));
@@ -632,8 +828,14 @@ impl<'a, M: Memory> Reader<'a, M> {
                         (None, None) => true,
                         _ => false,
                     };
-                    is_unchanged &= node.found.again(is_same, read, *pass);
+                    if !is_same
+                        && let Some(image) = &node.image
+                        && word(image, offset::PREVIOUS) != 0
+                    {
+                        push(bereft, word(image, offset::PREVIOUS))?;
+                    }
                     node.image = image;
+                    node.found.again(is_same, read, *pass)
                 }
                 Known::Text(address) => {
                     // It may have been forgotten because it has changed.
@@ -643,23 +845,30 @@ impl<'a, M: Memory> Reader<'a, M> {
                         let (end, read) = bytes.split_last().expect("the piece has at least one byte");
                         read == known && (*end == 0 || known.len() == MAX_TEXT)
                     });
-                    is_unchanged &= text.found.again(is_same, read, *pass);
-                    if !is_same {
+                    if text.found.again(is_same, read, *pass) {
+                        true
+                    } else {
                         // Its length may be another now.
                         texts.remove(&address);
+                        false
                     }
                 }
+            };
+            if !is_same {
+                push(&mut changed, nth)?;
             }
             Ok(())
         })?;
-        Ok(is_unchanged)
+        Ok(changed)
     }
 
     /// Forgets what was not reached in this pass and has not changed lately. Reads the rest again, in case that something
     /// has changed unnoticed.
     fn clean_up(&mut self) -> Result<(), Failure<M::Error>> {
         let (pass, by_address) = (self.pass, &mut self.by_address);
-        self.nodes.retain(|node| node.reached == pass || node.found.restless_until > pass);
+        self.nodes.retain(|node| node.reached == pass);
+        // They have indexes of what was there before.
+        self.reached.clear();
         by_address.clear();
         by_address.try_reserve(self.nodes.len())?;
         by_address.extend(self.nodes.iter().enumerate().map(|(index, node)| (node.address, index)));
@@ -683,8 +892,7 @@ impl<'a, M: Memory> Reader<'a, M> {
         let mut all = Vec::new();
         all.try_reserve(self.nodes.len())?;
         all.extend((0..self.nodes.len()).map(Known::Node));
-        let pieces = self.pieces(&all)?;
-        self.read_again(&all, &pieces)?;
+        self.read_again(&all)?;
         self.read_root()?;
         Ok(())
     }
@@ -727,7 +935,42 @@ impl<'a, M: Memory> Reader<'a, M> {
     }
 }
 
+impl Link {
+    /// The context whose link it is.
+    fn source(self) -> u64 {
+        if self.previous != 0 { self.previous } else { self.parent }
+    }
+}
+
 impl Node {
+    /// Whether there is a context that is part of a tree.
+    fn is_linked(&self, root: Option<(u64, Found)>) -> bool {
+        self.image.as_ref().is_some_and(|image| word(image, offset::PARENT) != 0)
+            || root.is_some_and(|(root, _)| root == self.address)
+    }
+
+    /// Whether there is a context with this parent. The root has none, and no siblings.
+    fn is_child_of(&self, parent: u64) -> bool {
+        self.image.as_ref().is_some_and(|image| {
+            let field = |offset| word(image, offset);
+            field(offset::PARENT) == parent && (parent != 0 || field(offset::NEXT) == 0)
+        })
+    }
+
+    /// Whether there is a context that points back to where `link` comes from.
+    fn points_back(&self, link: Link) -> bool {
+        self.is_child_of(link.parent)
+            && self.image.as_ref().is_some_and(|image| word(image, offset::PREVIOUS) == link.previous)
+    }
+
+    /// Its links: to the next child of the same parent, and to its own first child.
+    fn links(&self) -> impl Iterator<Item = Link> + use<> {
+        let field = |offset| self.image.as_ref().map_or(0, |image| word(image, offset));
+        let next = Link { address: field(offset::NEXT), parent: field(offset::PARENT), previous: self.address };
+        let child = Link { address: field(offset::FIRST_CHILD), parent: self.address, previous: 0 };
+        [next, child].into_iter().filter(|link| link.address != 0)
+    }
+
     /// The addresses of its texts.
     fn texts(&self) -> impl Iterator<Item = u64> + use<> {
         let fields = self.image.as_ref().map(|image| [offset::NAME, offset::IDENT].map(|offset| word(image, offset)));

@@ -16,8 +16,8 @@ pub trait Memory {
     /// Why nothing can be read at all.
     type Error;
 
-    /// Reads at most [`MAX_PIECES`] pieces into `buffer`, one behind the other. Returns how many could be read before the
-    /// first that could not.
+    /// Reads at most [`MAX_PIECES`] pieces in their order into `buffer`, one behind the other. Returns how many could be
+    /// read before the first that could not.
     fn read(&mut self, pieces: &[Piece], buffer: &mut [u8]) -> Result<usize, Self::Error>;
 }
 
@@ -39,8 +39,8 @@ impl<E> From<TryReserveError> for Failure<E> {
     }
 }
 
-/// Reads any number of pieces and passes each to `take`, in their order, with the number of the read that it comes from, or
-/// `None` if it cannot be read. `reads` is the number of reads so far. Calls `pause` before each read; it may unwind.
+/// Reads any number of pieces and passes each to `take`, in their order, with the number of its read, or
+/// `None` if it cannot be read. `reads` is the number of pieces read so far. Calls `pause` before each read; it may unwind.
 pub(super) fn read_pieces<M: Memory>(
     memory: &mut M,
     pieces: &[Piece],
@@ -52,7 +52,6 @@ pub(super) fn read_pieces<M: Memory>(
     let mut done = 0;
     while done < pieces.len() {
         pause();
-        *reads += 1;
         let batch = &pieces[done..pieces.len().min(done + MAX_PIECES)];
         let length = batch.iter().map(|piece| piece.length).sum();
         if buffer.len() < length {
@@ -62,12 +61,14 @@ pub(super) fn read_pieces<M: Memory>(
         let readable = memory.read(batch, &mut buffer[..length]).map_err(Failure::Memory)?;
         let mut rest = &buffer[..length];
         for piece in &batch[..readable] {
+            *reads += 1;
             let (bytes, after) = rest.split_at(piece.length);
             take(done, *reads, Some(bytes))?;
             done += 1;
             rest = after;
         }
         if readable < batch.len() {
+            *reads += 1;
             take(done, *reads, None)?;
             done += 1;
         }

@@ -10,7 +10,7 @@ use std::convert::Infallible;
 
 use crate::model::memory::{Memory, Piece};
 
-use super::arena::{Arena, BASE, LAYOUT};
+use super::arena::{Arena, LAYOUT};
 use super::naive::{Seen, read_once, seen};
 use super::*;
 
@@ -239,7 +239,8 @@ impl BusyProcess {
         if text != 0 {
             self.free_texts.push(text);
             if self.random.below(2) == 0 {
-                self.store(text, BASE | 0x7f7f_7f7f_7f00_0000);
+                let garbage = self.random.next() | 0x0101_0101_0101_0101;
+                self.store(text, garbage);
             }
         }
     }

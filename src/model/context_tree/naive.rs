@@ -51,7 +51,8 @@ pub fn read_once(memory: &mut impl Memory<Error = Infallible>, layout: &Layout) 
         let tag = u32::from_le_bytes(image[..4].try_into().unwrap());
         let is_type = |known: &&super::ContextType| known.tag == tag && known.methods == field(offset::METHODS);
         let type_name = layout.types.iter().find(is_type)?.name;
-        if field(offset::PARENT) != parent_address || field(offset::PREVIOUS) != previous {
+        // A first child may already point to the one that is being put before it.
+        if field(offset::PARENT) != parent_address || (previous != 0 && field(offset::PREVIOUS) != previous) {
             return None;
         }
         let index = contexts.len();

@@ -78,7 +78,6 @@ fn damaged_links() {
         (cache, offset::PREVIOUS, Some(plan)),
         (cache, offset::PREVIOUS, None),
         (root, offset::PARENT, Some(cache)),
-        (root, offset::PREVIOUS, Some(cache)),
     ] {
         let mut arena = small();
         let to = to.map_or(0, |to: usize| arena.nodes[to]);
