@@ -749,7 +749,9 @@ impl<'a, M: Memory> Reader<'a, M> {
                     let bytes = start..text_bytes.len();
                     texts.try_reserve(1)?;
                     match texts.entry(addresses[owner]) {
-                        Entry::Occupied(entry) if text_bytes[entry.get().bytes.clone()] == text_bytes[bytes.clone()] => {
+                        Entry::Occupied(entry)
+                            if text_bytes[entry.get().bytes.clone()] == text_bytes[bytes.clone()] =>
+                        {
                             entry.into_mut().found.again(true, first, *pass);
                             text_bytes.truncate(start);
                         }

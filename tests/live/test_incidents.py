@@ -176,6 +176,53 @@ def test_jit(busy):
         assert size(connection, found[session.info.backend_pid]["malloc"]) > MB
 
 
+def test_the_largest_contexts(busy):
+    """Those of a session in a tight loop."""
+    hoard = "DO $$ DECLARE a int[] := array_fill(1, ARRAY[20000000]); n int := 0; BEGIN LOOP n := 1 - n; END LOOP; END $$"
+    with busy.connect() as connection, busy.running(hoard) as pid:
+
+        def is_found():
+            # The array is a constant of the function's plan, too.
+            found = {(row["pid"], row["name"]): row["size"] for row in ask(connection, "Which memory contexts are the largest?")}
+            return size(connection, found.get((pid, "expanded array"), "0")) > 70 * MB
+
+        wait_until(is_found)
+
+
+def test_the_largest_prepared_statement(busy):
+    with busy.connect(application_name="orders") as session, busy.connect() as connection:
+        session.execute("PREPARE small AS SELECT 1")
+        session.execute("PREPARE large AS " + " UNION ALL ".join(["SELECT * FROM pg_stat_all_tables"] * 50))
+        first, *_ = ask(connection, "Which prepared statements are the largest?")
+        assert (first["pid"], first["session"]) == (session.info.backend_pid, "orders")
+        assert first["statement"].startswith("PREPARE large AS") and size(connection, first["size"]) > MB
+
+
+def test_the_relation_cache(busy):
+    with busy.connect(application_name="partitions") as session, busy.connect() as connection:
+        connection.execute("CREATE TABLE parts (k int PRIMARY KEY) PARTITION BY LIST (k)")
+        connection.execute(
+            "DO $$ BEGIN FOR n IN 1..500 LOOP EXECUTE format('CREATE TABLE part%s PARTITION OF parts FOR VALUES IN (%s)', n, n); END LOOP; END $$"
+        )
+        try:
+            session.execute("SELECT count(*) FROM parts")
+            # Another session has created them, and so has all of them in its cache, too.
+            found = {row["session"]: row for row in ask(connection, "Is the relation cache large?")}
+            assert found["partitions"]["number_of_indexes"] > 500
+            assert size(connection, found["partitions"]["caches"]) > 2 * MB
+        finally:
+            connection.execute("DROP TABLE parts")
+
+
+def test_freed_memory_that_malloc_keeps(busy):
+    with busy.connect(application_name="pool") as session, busy.connect() as connection:
+        session.execute("DO $$ BEGIN FOR n IN 1..3000 LOOP EXECUTE format('PREPARE s%s AS SELECT * FROM pg_class WHERE oid = %s', n, n); END LOOP; END $$")
+        session.execute("DEALLOCATE ALL")
+        first, *_ = ask(connection, "Has a session freed memory that malloc keeps?")
+        assert (first["pid"], first["session"]) == (session.info.backend_pid, "pool")
+        assert size(connection, first["in_contexts"]) < 10 * MB < size(connection, first["not_in_contexts"])
+
+
 def test_a_parallel_query(busy):
     with busy.connect() as connection, busy.running_in_parallel(connection) as leader:
         [row] = ask(connection, "What does a parallel query hold?")
