@@ -83,19 +83,41 @@ def test_shared_buffers(busy):
         session.execute("DROP TABLE buffered")
 
 
-def test_the_picture(busy, tmp_path):
-    """The command, with a program that keeps what it is given instead of drawing it."""
-    heading = "Where is all of it, as a picture?"
+def drawn(busy, tmp_path, heading):
+    """The stacks that the command below a heading draws, by a program that keeps what it is given."""
     command = re.search(rf"^## {re.escape(heading)}\n.*?```\n(.*?)```", (ROOT / "docs/incidents.md").read_text(), re.M | re.S)[1]
     drawing = tmp_path / "inferno-flamegraph"
     drawing.write_text("#!/bin/sh\nexec cat\n")
     drawing.chmod(0o755)
-    picture = tmp_path / "memory.svg"
+    picture = tmp_path / "picture.svg"
     environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PGHOST": str(busy.host)}
-    subprocess.run(command.replace(">memory.svg", f">{picture}"), shell=True, cwd=ROOT, env=environment, check=True)
+    subprocess.run(re.sub(r">\w+\.svg", f">{picture}", command), shell=True, cwd=ROOT, env=environment, check=True)
     stacks = picture.read_text().splitlines()
     assert [stack for stack in stacks if not re.fullmatch(r".+ [0-9]+", stack)] == []
+    return {stack.rpartition(" ")[0]: int(stack.rpartition(" ")[2]) for stack in stacks}
+
+
+def test_the_picture(busy, tmp_path):
+    with busy.connect(application_name="freed") as session:
+        session.execute("DO $$ BEGIN FOR n IN 1..2000 LOOP EXECUTE format('PREPARE s%s AS SELECT * FROM pg_class WHERE oid = %s', n, n); END LOOP; END $$")
+        session.execute("DEALLOCATE ALL")
+        stacks = drawn(busy, tmp_path, "Where is all of it, as a picture?")
+        own = f"client backend;postgres;freed;{session.info.backend_pid};malloc"
     assert {"postmaster", "checkpointer", "shared memory"} <= {stack.split(";")[0] for stack in stacks}
+    assert stacks[f"{own};not in contexts"] > 5 * 1024
+    assert stacks[f"{own};TopMemoryContext;CacheMemoryContext"] > 100
+    opened = {stack.split(";malloc;")[0] for stack in stacks if ";malloc;" in stack}
+    assert len(opened) == 5
+
+
+def test_the_picture_of_a_session(busy, tmp_path):
+    with busy.connect("work_mem=1GB", application_name="report") as session:
+        session.execute(LARGE_SORT)
+        session.execute("FETCH 1 FROM c")
+        stacks = drawn(busy, tmp_path, "Where is one session's memory, as a picture?")
+        assert all(f";report;{session.info.backend_pid};" in stack for stack in stacks)
+        # The memory that the executor had allocated for the sort.
+        assert sum(size for stack, size in stacks.items() if ";ExecutorState;" in stack) > 10 * 1024
 
 
 def test_oom_suspects(busy):
