@@ -4,8 +4,8 @@
 --
 -- Below malloc, the five processes that hold most of it have their memory contexts. In the name of a frame, semicolons,
 -- backslashes and control characters are escaped as in JSON. The sum of all stacks is pg_meminfo_cluster.total plus
--- swapped memory, without processes that cannot be read, and without stacks of less than 1 kB. With psql -v pid=123 it is
--- only the private memory and the page tables of this process.
+-- swapped memory, without processes that cannot be read, and without stacks of less than 1 kB. With psql -v pid=123 it
+-- is only the private memory and the page tables of this process.
 \if :{?pid}
 \else
     \set pid ''
