@@ -1,8 +1,8 @@
 //! The memory of another process, read while the process goes on running.
 //!
-//! process_vm_readv(2) copies many pieces in one call. If the kernel refuses that call although it would let us read the
-//! process, as seccomp filters of containers do, `/proc/PID/mem` serves, one piece at a time. For both, the kernel asks
-//! for the right to trace the process (PTRACE_MODE_ATTACH), which is more than maps and pagemap need.
+//! process_vm_readv(2) copies many pieces in one call, in their order. If the kernel refuses that call although it would
+//! let us read the process, as seccomp filters of containers do, `/proc/PID/mem` serves, one piece at a time. For both, the
+//! kernel asks for the right to trace the process (PTRACE_MODE_ATTACH), which is more than maps and pagemap need.
 
 use std::fs::File;
 use std::io;
