@@ -21,7 +21,7 @@ LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED COST 10000 ROWS 200;
 COMMENT ON FUNCTION pg_meminfo_contexts(int) IS
 'Memory contexts of one process of the cluster, read from its memory while it goes on running; no rows for any other
 pid. All rows describe one moment. The process is neither stopped nor asked, so a busy one can be read, too. An idle
-process is read in about 0.3 ms, and 1 ms more for each 1,000 contexts.
+process is read in about 0.3 ms, and 1 to 3 ms more for each 1,000 contexts.
 If the contexts change during all of 20,000 attempts or for two seconds, if there are more than a million, or if the
 kernel does not let the server trace the process, there are no rows, and a WARNING says why. Needs a superuser or a
 member of pg_read_all_stats, because an identifier can be the text of a statement.
