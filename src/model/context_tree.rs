@@ -201,7 +201,7 @@ struct Found {
     /// The last read that found it.
     last: u64,
     /// The last pass in which it had changed.
-    changed: usize,
+    changed: Option<usize>,
     /// When it was last put on a list of what is to be read.
     listed: u64,
 }
@@ -209,7 +209,7 @@ struct Found {
 impl Found {
     fn new(first: u64, last: u64, pass: usize) -> Self {
         // In the first pass this says nothing; later, it has not been there before.
-        Found { first, last, changed: if pass > 1 { pass } else { 0 }, listed: 0 }
+        Found { first, last, changed: (pass > 1).then_some(pass), listed: 0 }
     }
 
     /// Takes note of another read. Returns whether it found the same value.
@@ -217,9 +217,14 @@ impl Found {
         self.last = read;
         if !is_same {
             self.first = read;
-            self.changed = pass;
+            self.changed = Some(pass);
         }
         is_same
+    }
+
+    /// Whether it has changed in this pass or one of the last, `passes` in all.
+    fn has_changed(&self, passes: usize, pass: usize) -> bool {
+        self.changed.is_some_and(|changed| changed + passes > pass)
     }
 
     /// Whether it is not on the list that is being made. Then it is from now on.
@@ -392,13 +397,13 @@ impl<'a, M: Memory> Reader<'a, M> {
             self.lists += 1;
             let mut restless = Vec::new();
             for (index, node) in self.nodes.iter_mut().enumerate() {
-                if node.found.changed + RESTLESS > self.pass && node.is_linked(self.root) {
+                if node.found.has_changed(RESTLESS, self.pass) && node.is_linked(self.root) {
                     node.found.listed = self.lists;
                     push(&mut restless, Known::Node(index))?;
                 }
             }
             for (&address, text) in &self.texts {
-                if text.found.changed + RESTLESS > self.pass {
+                if text.found.has_changed(RESTLESS, self.pass) {
                     push(&mut restless, Known::Text(address))?;
                 }
             }
@@ -527,8 +532,8 @@ impl<'a, M: Memory> Reader<'a, M> {
         distances.try_reserve(self.reached.len())?;
         let mut distance = usize::MAX;
         for &index in &self.reached {
-            let has_changed = self.nodes[index].found.changed + RECENT > self.pass;
-            distance = if has_changed { 0 } else { distance.saturating_add(1) };
+            distance =
+                if self.nodes[index].found.has_changed(RECENT, self.pass) { 0 } else { distance.saturating_add(1) };
             distances.push(distance);
         }
         for known in distances.iter_mut().rev() {
@@ -667,27 +672,19 @@ impl<'a, M: Memory> Reader<'a, M> {
     /// Reads the names and identifiers of the nodes that were reached, unless they have been read since the node was found.
     /// Returns false if one of them cannot be read.
     fn read_texts(&mut self) -> Result<bool, Failure<M::Error>> {
-        self.lists += 1;
         let mut unread: Vec<u64> = Vec::new();
         for &index in &self.reached {
             let node = &self.nodes[index];
             for address in node.texts() {
-                let is_unread = match self.texts.get_mut(&address) {
-                    // What is there may be another context's text.
-                    Some(text) => text.found.last < node.found.first && text.found.is_new_on(self.lists),
-                    None => {
-                        // Its place is taken, so that it is read once.
-                        let found = Found { listed: self.lists, ..Found::new(0, 0, self.pass) };
-                        self.texts.try_reserve(1)?;
-                        self.texts.insert(address, Text { bytes: 0..0, found });
-                        true
-                    }
-                };
-                if is_unread {
+                // What is there may be another context's text.
+                if self.texts.get(&address).is_none_or(|text| text.found.last < node.found.first) {
                     push(&mut unread, address)?;
                 }
             }
         }
+        // Several contexts can share a text.
+        unread.sort_unstable();
+        unread.dedup();
         self.read_new_texts(&unread)?;
         // If a text cannot be read, the contexts to which it belongs have changed.
         let mut changed = Vec::new();
@@ -951,11 +948,12 @@ impl Node {
             || root.is_some_and(|(root, _)| root == self.address)
     }
 
-    /// Whether there is a context with this parent. The root has none, and no siblings.
+    /// Whether there is a context with this parent. The root has neither a parent nor siblings.
     fn is_child_of(&self, parent: u64) -> bool {
         self.image.as_ref().is_some_and(|image| {
             let field = |offset| word(image, offset);
-            field(offset::PARENT) == parent && (parent != 0 || field(offset::NEXT) == 0)
+            let has_siblings = field(offset::PREVIOUS) != 0 || field(offset::NEXT) != 0;
+            field(offset::PARENT) == parent && (parent != 0 || !has_siblings)
         })
     }
 

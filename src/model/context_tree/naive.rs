@@ -52,7 +52,8 @@ pub fn read_once(memory: &mut impl Memory<Error = Infallible>, layout: &Layout) 
         let is_type = |known: &&super::ContextType| known.tag == tag && known.methods == field(offset::METHODS);
         let type_name = layout.types.iter().find(is_type)?.name;
         // A first child may already point to the one that is being put before it.
-        if field(offset::PARENT) != parent_address || (previous != 0 && field(offset::PREVIOUS) != previous) {
+        let is_first_child = parent.is_some() && previous == 0;
+        if field(offset::PARENT) != parent_address || (!is_first_child && field(offset::PREVIOUS) != previous) {
             return None;
         }
         let index = contexts.len();

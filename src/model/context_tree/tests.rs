@@ -78,6 +78,7 @@ fn damaged_links() {
         (cache, offset::PREVIOUS, Some(plan)),
         (cache, offset::PREVIOUS, None),
         (root, offset::PARENT, Some(cache)),
+        (root, offset::PREVIOUS, Some(cache)),
     ] {
         let mut arena = small();
         let to = to.map_or(0, |to: usize| arena.nodes[to]);
@@ -248,6 +249,39 @@ impl<F: FnOnce(&mut Arena)> Memory for ChangesOnce<F> {
             change(&mut self.arena);
         }
         self.arena.read(pieces, buffer)
+    }
+}
+
+/// A memory that counts how often a piece at an address is read.
+struct Counts(Arena, HashMap<u64, usize>);
+
+impl Memory for Counts {
+    type Error = std::convert::Infallible;
+
+    fn read(&mut self, pieces: &[Piece], buffer: &mut [u8]) -> Result<usize, Self::Error> {
+        for piece in pieces {
+            *self.1.entry(piece.address).or_insert(0) += 1;
+        }
+        self.0.read(pieces, buffer)
+    }
+}
+
+#[test]
+fn everything_is_read_twice() {
+    for ident in ["", "x"] {
+        let mut arena = small();
+        let ident = arena.text(ident);
+        arena.set(arena.nodes[3] + offset::IDENT as u64, ident);
+        let fields = [offset::NAME, offset::IDENT].map(|field| field as u64);
+        let texts = arena.nodes.iter().flat_map(|node| fields.map(|field| arena.get(node + field)));
+        let parts: Vec<u64> =
+            texts.chain(arena.nodes.clone()).chain([LAYOUT.root]).filter(|&address| address != 0).collect();
+        let mut memory = Counts(arena, HashMap::new());
+        let outcome = read_tree(&mut memory, &LAYOUT, LIMITS, &mut || (), &mut || true).unwrap();
+        assert!(matches!(outcome, Outcome::Found(_, 1)));
+        for part in parts {
+            assert!(memory.1[&part] >= 2, "{ident:x} {part:x}: {:x?}", memory.1);
+        }
     }
 }
 
