@@ -296,8 +296,6 @@ struct Reader<'a, M> {
     pass: usize,
     /// The number of reads.
     reads: u64,
-    /// The last read before the moment at which the process was at rest.
-    rest: u64,
     /// The number of lists that have been made.
     lists: u64,
     /// The value of the variable that points to the root.
@@ -356,7 +354,6 @@ impl<'a, M: Memory> Reader<'a, M> {
             pass: 0,
             reads: 0,
             lists: 0,
-            rest: 0,
             root: None,
             nodes: Vec::new(),
             by_address: ByAddress::default(),
@@ -370,13 +367,7 @@ impl<'a, M: Memory> Reader<'a, M> {
 
     fn pass(&mut self) -> Result<Pass, Failure<M::Error>> {
         self.pass += 1;
-        let mut is_at_rest = true;
-        if self.pass > 1 {
-            is_at_rest = self.wait_for_rest()?;
-            if is_at_rest {
-                self.read_neighbors()?;
-            }
-        }
+        let is_at_rest = self.pass == 1 || self.wait_for_rest()?;
         let is_linked = self.follow_links()?;
         if self.reached.len() > self.max_contexts {
             return Ok(Pass::TooMany);
@@ -391,7 +382,8 @@ impl<'a, M: Memory> Reader<'a, M> {
     }
 
     /// Reads what changes time and again until two reads in a row are equal. Between them, follows the links of what has
-    /// changed, so that a context is known before another takes its place.
+    /// changed, so that a context is known before another takes its place. Afterwards reads its neighbors. Returns false if no
+    /// two reads were equal.
     fn wait_for_rest(&mut self) -> Result<bool, Failure<M::Error>> {
         for _ in 0..MAX_READS_IN_A_ROW {
             self.lists += 1;
@@ -426,7 +418,7 @@ impl<'a, M: Memory> Reader<'a, M> {
                 }
             }
             if self.follow_changes(changed)? && is_at_rest {
-                self.rest = middle;
+                self.read_neighbors(middle)?;
                 return Ok(true);
             }
         }
@@ -452,8 +444,9 @@ impl<'a, M: Memory> Reader<'a, M> {
         Ok(steps <= 1)
     }
 
-    /// Reads the contexts to which something that has changed leads, if they are not known or do not point back, and texts
-    /// that are new. Returns what of it has changed, too.
+    /// Reads the contexts to which something that has changed leads, with their texts, unless they are on the list already,
+    /// and texts that are new. Returns what of it has changed, too. `with_texts` says whether to read also the texts of what
+    /// has changed itself.
     fn read_behind(&mut self, changed: &[Known], with_texts: bool) -> Result<Vec<Known>, Failure<M::Error>> {
         let (mut behind, mut new_texts) = (std::mem::take(&mut self.bereft), Vec::new());
         let mut known = Vec::new();
@@ -464,15 +457,11 @@ impl<'a, M: Memory> Reader<'a, M> {
                     for link in node.links() {
                         push(&mut behind, link.address)?;
                     }
-                    for address in node.texts().filter(|_| with_texts) {
-                        match self.texts.get_mut(&address) {
-                            Some(text) => {
-                                if text.found.is_new_on(self.lists) {
-                                    push(&mut known, Known::Text(address))?;
-                                }
-                            }
-                            None => push(&mut new_texts, address)?,
+                    if with_texts {
+                        for address in node.texts().filter(|address| !self.texts.contains_key(address)) {
+                            push(&mut new_texts, address)?;
                         }
+                        self.list_texts(index, u64::MAX, &mut known)?;
                     }
                 }
                 Known::Text(address) => push(&mut new_texts, address)?,
@@ -486,13 +475,7 @@ impl<'a, M: Memory> Reader<'a, M> {
             };
             if self.nodes[index].found.is_new_on(self.lists) {
                 push(&mut known, Known::Node(index))?;
-                for address in self.nodes[index].texts() {
-                    if let Some(text) = self.texts.get_mut(&address)
-                        && text.found.is_new_on(self.lists)
-                    {
-                        push(&mut known, Known::Text(address))?;
-                    }
-                }
+                self.list_texts(index, u64::MAX, &mut known)?;
             }
         }
         let mut changed = Vec::new();
@@ -514,12 +497,13 @@ impl<'a, M: Memory> Reader<'a, M> {
         Ok(changed)
     }
 
-    /// Reads the nearest neighbors of what has changed, as they were when the links were followed.
-    fn read_neighbors(&mut self) -> Result<(), Failure<M::Error>> {
+    /// Reads the nearest neighbors of what has changed, as they were when the links were followed, unless they have been found
+    /// by a later read than this one.
+    fn read_neighbors(&mut self, read: u64) -> Result<(), Failure<M::Error>> {
         let distances = self.distances_to_changes()?;
         let reached = std::mem::take(&mut self.reached);
         let near = reached.iter().zip(distances).filter(|&(_, distance)| distance <= RINGS[0]).map(|(&index, _)| index);
-        let known = self.list(near, self.rest)?;
+        let known = self.list(near, read)?;
         self.reached = reached;
         let changed = self.read_again(&known)?.into_iter().map(|at| known[at]).collect();
         self.follow_changes(changed)?;
@@ -548,21 +532,26 @@ impl<'a, M: Memory> Reader<'a, M> {
         self.lists += 1;
         let mut known = Vec::new();
         for index in nodes {
-            let node = &self.nodes[index];
-            if node.found.last <= read {
+            if self.nodes[index].found.last <= read {
                 push(&mut known, Known::Node(index))?;
             }
-            for address in node.texts() {
-                // Several contexts can share a text.
-                if let Some(text) = self.texts.get_mut(&address)
-                    && text.found.last <= read
-                    && text.found.is_new_on(self.lists)
-                {
-                    push(&mut known, Known::Text(address))?;
-                }
-            }
+            self.list_texts(index, read, &mut known)?;
         }
         Ok(known)
+    }
+
+    /// Adds the texts of a node to the list, without those that have been found by a later read than this one.
+    fn list_texts(&mut self, index: usize, read: u64, known: &mut Vec<Known>) -> Result<(), TryReserveError> {
+        for address in self.nodes[index].texts() {
+            // Several contexts can share a text.
+            if let Some(text) = self.texts.get_mut(&address)
+                && text.found.last <= read
+                && text.found.is_new_on(self.lists)
+            {
+                push(known, Known::Text(address))?;
+            }
+        }
+        Ok(())
     }
 
     /// Goes from the root along all links, and reads the contexts that are not known, or that do not point back. Returns
@@ -785,16 +774,19 @@ impl<'a, M: Memory> Reader<'a, M> {
         // First what is likely to change, and if it has changed, nothing else.
         let distances = self.distances_to_changes()?;
         let reached = std::mem::take(&mut self.reached);
-        let (mut is_unchanged, mut nearest) = (true, 0);
+        let mut nearest = 0;
         for farthest in RINGS {
             let is_in_ring = |&(_, distance): &(_, &usize)| (nearest..=farthest).contains(distance);
             let nodes = reached.iter().zip(&distances).filter(is_in_ring).map(|(&index, _)| index);
             let known = self.list(nodes, newest)?;
-            is_unchanged = is_unchanged && self.read_again(&known)?.is_empty();
+            if !self.read_again(&known)?.is_empty() {
+                self.reached = reached;
+                return Ok(false);
+            }
             nearest = farthest.saturating_add(1);
         }
         self.reached = reached;
-        Ok(is_unchanged)
+        Ok(true)
     }
 
     /// The pieces of memory of something that is known.
@@ -861,8 +853,7 @@ impl<'a, M: Memory> Reader<'a, M> {
         Ok(changed)
     }
 
-    /// Forgets what was not reached in this pass and has not changed lately. Reads the rest again, in case that something
-    /// has changed unnoticed.
+    /// Forgets what was not reached in this pass. Reads the rest again, in case that something has changed unnoticed.
     fn clean_up(&mut self) -> Result<(), Failure<M::Error>> {
         let (pass, by_address) = (self.pass, &mut self.by_address);
         self.nodes.retain(|node| node.reached == pass);

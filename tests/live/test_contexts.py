@@ -120,17 +120,16 @@ IS_NAME = re.compile(r"[A-Za-z][A-Za-z0-9 _/().:,'-]*")
 # A statement, or an expression of PL/pgSQL.
 IS_STATEMENT = re.compile(r"[A-Za-z0-9][ -~\n]*")
 
-
 LOOKS = 300
 # Less than one in a thousand on an idle machine, and this one may be busy.
 MOST_GIVEN_UP = 30
 
 
-def look_at_busy_session(connection, pid, looks):
+def look_at_busy_session(connection, pid):
     """Looks at all contexts of a process many times, and checks each result. Returns how often it gave up."""
     wait_until(lambda: connection.execute(CHECKS, [pid]).fetchone()[0] > 50)
     given_up = 0
-    for _ in range(looks):
+    for _ in range(LOOKS):
         [(count, tops, parents_first, sizes, sums, names, idents)], notices = with_notices(connection, CHECKS, [pid])
         if count == 0:
             [(severity, _, message, _)] = notices
@@ -148,7 +147,7 @@ def look_at_busy_session(connection, pid, looks):
 def test_no_row_of_a_busy_session_is_false(cluster, connection, workload):
     """Whatever the moment, it is one tree, each of whose contexts can be in it."""
     with cluster.running(WORKLOADS[workload]) as pid:
-        given_up = look_at_busy_session(connection, pid, LOOKS)
+        given_up = look_at_busy_session(connection, pid)
     assert given_up <= MOST_GIVEN_UP
 
 
@@ -170,7 +169,7 @@ def test_a_client_that_prepares_and_deallocates(cluster, connection):
         thread = threading.Thread(target=prepare, args=[client])
         thread.start()
         try:
-            given_up = look_at_busy_session(connection, pid, LOOKS)
+            given_up = look_at_busy_session(connection, pid)
         finally:
             stop.set()
             thread.join()

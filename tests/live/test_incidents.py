@@ -37,6 +37,12 @@ def busy():
 LARGE_SORT = "BEGIN; DECLARE c CURSOR FOR SELECT repeat(n::text, 20) AS t FROM generate_series(1, 500000) AS n ORDER BY t"
 
 
+def prepare_and_deallocate(session):
+    """Leaves memory that no context has any more, and that malloc keeps."""
+    session.execute("DO $$ BEGIN FOR n IN 1..3000 LOOP EXECUTE format('PREPARE s%s AS SELECT * FROM pg_class WHERE oid = %s', n, n); END LOOP; END $$")
+    session.execute("DEALLOCATE ALL")
+
+
 def test_every_section_is_tried():
     headings = re.findall(r"^## (.*)$", (ROOT / "docs/incidents.md").read_text(), re.M)
     with open(__file__) as file:
@@ -99,8 +105,7 @@ def drawn(busy, tmp_path, heading):
 
 def test_the_picture(busy, tmp_path):
     with busy.connect(application_name="freed") as session:
-        session.execute("DO $$ BEGIN FOR n IN 1..2000 LOOP EXECUTE format('PREPARE s%s AS SELECT * FROM pg_class WHERE oid = %s', n, n); END LOOP; END $$")
-        session.execute("DEALLOCATE ALL")
+        prepare_and_deallocate(session)
         stacks = drawn(busy, tmp_path, "Where is all of it, as a picture?")
         own = f"client backend;postgres;freed;{session.info.backend_pid};malloc"
     assert {"postmaster", "checkpointer", "shared memory"} <= {stack.split(";")[0] for stack in stacks}
@@ -238,8 +243,7 @@ def test_the_relation_cache(busy):
 
 def test_freed_memory_that_malloc_keeps(busy):
     with busy.connect(application_name="pool") as session, busy.connect() as connection:
-        session.execute("DO $$ BEGIN FOR n IN 1..3000 LOOP EXECUTE format('PREPARE s%s AS SELECT * FROM pg_class WHERE oid = %s', n, n); END LOOP; END $$")
-        session.execute("DEALLOCATE ALL")
+        prepare_and_deallocate(session)
         first, *_ = ask(connection, "Has a session freed memory that malloc keeps?")
         assert (first["pid"], first["session"]) == (session.info.backend_pid, "pool")
         assert size(connection, first["in_contexts"]) < 10 * MB < size(connection, first["not_in_contexts"])
