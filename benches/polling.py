@@ -81,4 +81,5 @@ def main(rounds):
         session.close()
 
 
-main(int(sys.argv[1]))
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

@@ -15,6 +15,13 @@ use super::Cluster;
 
 const LIMITS: Limits = Limits { contexts: 1_000_000, passes: 20_000 };
 
+/// How long to wait before the second pass; before the third, twice as long, and so on. Each read takes time from a busy
+/// process, because the memory has to get from one processor's cache to the other's.
+const PAUSE: Duration = Duration::from_micros(5);
+
+/// The longest of these pauses.
+const MAX_PAUSE: Duration = Duration::from_micros(100);
+
 /// No pass but the first starts later than this after the beginning.
 const TIME_LIMIT: Duration = Duration::from_secs(2);
 
@@ -58,7 +65,12 @@ impl Cluster {
         let mut contexts = Contexts::Gone;
         let read = |process: &Process, outcome: &mut Option<Outcome>, mut check_interrupts: &mut dyn FnMut()| {
             let start = Instant::now();
-            let mut may_continue = || start.elapsed() < TIME_LIMIT;
+            let mut passes = 0;
+            let mut may_continue = || {
+                passes += 1;
+                std::thread::sleep(PAUSE.saturating_mul(passes).min(MAX_PAUSE));
+                start.elapsed() < TIME_LIMIT
+            };
             let mut memory = RemoteMemory::of(process);
             let read = read_tree(&mut memory, &layout, LIMITS, &mut check_interrupts, &mut may_continue);
             *outcome = Some(read.map_err(|failure| match failure {
