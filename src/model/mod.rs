@@ -2,3 +2,4 @@
 
 pub mod context_tree;
 pub mod memory;
+pub mod statements;

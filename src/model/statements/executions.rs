@@ -1,0 +1,217 @@
+//! The statements that a process executes at the same time: those that run, one inside the other, and cursors that wait to
+//! be read further.
+
+use super::meter::{Finding, Meter, Peak};
+
+/// How many are followed at the same time. What is nested deeper counts for those that enclose it.
+pub const MAX_OPEN: usize = 64;
+
+/// Where Postgres would go on after an ERROR: the address of a buffer on the stack. A lower one is nested deeper.
+pub type Handler = usize;
+
+/// A statement whose execution has begun and not ended.
+#[derive(Debug)]
+pub struct Execution<T> {
+    /// The statement.
+    pub statement: T,
+    /// The peak while it ran.
+    pub peak: Peak,
+    /// The most that it held, beyond what the session held when it started, in bytes.
+    pub growth: u64,
+    /// The number of major faults while it ran.
+    pub major_faults: u64,
+    /// What the session held when it started, or would hold now without it, in bytes.
+    pub base: u64,
+    /// What identifies it.
+    id: usize,
+    is_running: bool,
+    has_run: bool,
+    /// It survives the end of a transaction that it ends itself, as CALL does.
+    outlives_transaction: bool,
+    /// The number of the subtransaction's level in which it started.
+    level: i32,
+    handler: Handler,
+}
+
+impl<T> Execution<T> {
+    fn add(&mut self, finding: Finding) {
+        self.peak.merge(finding.peak);
+        self.growth = self.growth.max(finding.peak.at_least.saturating_sub(self.base));
+        self.major_faults += finding.major_faults;
+    }
+}
+
+/// How a statement starts.
+#[derive(Clone, Copy, Debug)]
+pub struct Start {
+    /// What identifies it until its end.
+    pub id: usize,
+    /// Where an ERROR would lead.
+    pub handler: Handler,
+    /// The level of the subtransaction.
+    pub level: i32,
+    /// It survives the end of a transaction that it ends itself.
+    pub outlives_transaction: bool,
+}
+
+/// Why executions end without their own end.
+#[derive(Clone, Copy, Debug)]
+pub enum Abort {
+    /// The subtransaction of this level is undone.
+    Subtransaction(i32),
+    /// The transaction is undone, and an ERROR would now lead to this handler.
+    Transaction(Handler),
+    /// The process exits.
+    Exit,
+}
+
+/// The executions of one process.
+#[derive(Debug)]
+pub struct Executions<T> {
+    open: Vec<Execution<T>>,
+    running: usize,
+}
+
+impl<T> Default for Executions<T> {
+    fn default() -> Self {
+        Executions { open: Vec::new(), running: 0 }
+    }
+}
+
+impl<T> Executions<T> {
+    /// Makes room for all that can be open. Returns false if there is no memory for it.
+    pub fn reserve(&mut self) -> bool {
+        self.open.try_reserve_exact(MAX_OPEN).is_ok()
+    }
+
+    /// Whether none is running.
+    #[inline]
+    pub fn is_idle(&self) -> bool {
+        self.running == 0
+    }
+
+    /// How many are running.
+    pub fn running(&self) -> usize {
+        self.running
+    }
+
+    /// Starts one, which runs from now on. `base` is what the session held before it.
+    #[inline]
+    pub fn start(&mut self, start: Start, base: u64, statement: T) {
+        // An ERROR has ended an earlier one that had the same address.
+        if self.running < self.open.len() {
+            self.remove(start.id);
+        }
+        if self.open.len() < MAX_OPEN {
+            self.running += 1;
+            self.open.push(Execution {
+                statement,
+                peak: Peak::default(),
+                growth: 0,
+                major_faults: 0,
+                base,
+                id: start.id,
+                is_running: true,
+                has_run: false,
+                outlives_transaction: start.outlives_transaction,
+                level: start.level,
+                handler: start.handler,
+            });
+        }
+    }
+
+    /// Whether one has run since it was started, and waits to run further.
+    #[inline]
+    pub fn has_run(&self, id: usize) -> bool {
+        self.find(id).is_some_and(|at| self.open[at].has_run)
+    }
+
+    /// One goes on running, after it has waited.
+    #[inline]
+    pub fn resume(&mut self, id: usize, handler: Handler, meter: &Meter) {
+        if let Some(at) = self.find(id)
+            && !self.open[at].is_running
+        {
+            self.running += 1;
+            let execution = &mut self.open[at];
+            execution.is_running = true;
+            execution.has_run = true;
+            execution.handler = handler;
+            // Until now, `base` was what it held itself.
+            execution.base = meter.private().saturating_sub(execution.base);
+        }
+    }
+
+    /// One waits.
+    #[inline]
+    pub fn suspend(&mut self, id: usize, meter: &Meter) {
+        if let Some(at) = self.find(id)
+            && self.open[at].is_running
+        {
+            self.running -= 1;
+            let execution = &mut self.open[at];
+            execution.is_running = false;
+            execution.base = meter.private().saturating_sub(execution.base);
+        }
+    }
+
+    /// One that runs has ended. `None` if it was not followed.
+    #[inline]
+    pub fn finish(&mut self, id: usize) -> Option<Execution<T>> {
+        self.remove(id)
+    }
+
+    /// All that are running have needed this.
+    pub fn add(&mut self, finding: Finding) {
+        for execution in self.iter_running() {
+            execution.add(finding);
+        }
+    }
+
+    /// All that are running.
+    pub fn iter_running(&mut self) -> impl Iterator<Item = &mut Execution<T>> {
+        self.open.iter_mut().filter(|execution| execution.is_running)
+    }
+
+    /// Removes one that has ended without its own end, and returns it with whether it was running. `None` if there is no
+    /// other one.
+    pub fn next_dead(&mut self, abort: Abort) -> Option<(Execution<T>, bool)> {
+        let is_dead = |execution: &Execution<T>| match abort {
+            Abort::Subtransaction(level) => execution.level >= level,
+            // A longjmp to this handler has left all that started within it.
+            Abort::Transaction(handler) => {
+                !execution.outlives_transaction || !execution.is_running || execution.handler <= handler
+            }
+            Abort::Exit => true,
+        };
+        let at = self.open.iter().rposition(is_dead)?;
+        let execution = self.open.remove(at);
+        self.running -= usize::from(execution.is_running);
+        let was_running = execution.is_running;
+        Some((execution, was_running))
+    }
+
+    /// A subtransaction of this level has become part of the one around it.
+    pub fn join_outer(&mut self, level: i32) {
+        for execution in &mut self.open {
+            execution.level = execution.level.min(level - 1);
+        }
+    }
+
+    /// The transaction has been committed. Only what outlives it remains.
+    pub fn end_transaction(&mut self) {
+        self.open.retain(|execution| execution.is_running && execution.outlives_transaction);
+        self.running = self.open.len();
+    }
+
+    fn find(&self, id: usize) -> Option<usize> {
+        self.open.iter().rposition(|execution| execution.id == id)
+    }
+
+    fn remove(&mut self, id: usize) -> Option<Execution<T>> {
+        let at = self.find(id)?;
+        let execution = self.open.remove(at);
+        self.running -= usize::from(execution.is_running);
+        Some(execution)
+    }
+}

@@ -1,0 +1,122 @@
+//! Follows the statements of one process and measures what each needs.
+
+use super::executions::{Abort, Execution, Executions, Handler, Start};
+use super::meter::{Meter, Probe};
+
+/// The process, what its meter says, and what it executes.
+#[derive(Debug)]
+pub struct Follower<P, T> {
+    /// The process.
+    pub probe: P,
+    /// Its memory.
+    pub meter: Meter,
+    executions: Executions<T>,
+}
+
+impl<P: Probe, T> Follower<P, T> {
+    /// Begins to follow a process. `None` if there is no memory for that.
+    pub fn new(mut probe: P) -> Option<Self> {
+        let mut executions = Executions::default();
+        let meter = Meter::new(&mut probe);
+        executions.reserve().then_some(Follower { probe, meter, executions })
+    }
+
+    /// What is being executed.
+    #[inline]
+    pub fn executions(&self) -> &Executions<T> {
+        &self.executions
+    }
+
+    /// Statements that are running, the outermost first.
+    pub fn iter_running(&mut self) -> impl Iterator<Item = &mut Execution<T>> {
+        self.executions.iter_running()
+    }
+
+    /// A statement starts to run. `base` is what the session held before it was planned. If the sizes are known exactly
+    /// now, returns what was held before.
+    #[inline]
+    pub fn start(&mut self, now: u64, start: Start, base: Option<u64>, statement: T) -> Option<u64> {
+        let refreshed = self.begin(now);
+        let private = self.meter.private();
+        self.executions.start(start, base.map_or(private, |base| base.min(private)), statement);
+        refreshed
+    }
+
+    /// A statement goes on. `now` is read only if it has waited for its client.
+    #[inline]
+    pub fn resume(&mut self, now: impl FnOnce() -> u64, id: usize, handler: Handler) {
+        if self.executions.has_run(id) {
+            self.begin(now());
+        }
+        self.executions.resume(id, handler, &self.meter);
+    }
+
+    /// A statement waits.
+    #[inline]
+    pub fn suspend(&mut self, id: usize) {
+        self.executions.suspend(id, &self.meter);
+    }
+
+    /// Looks at what the statements that are running have needed so far.
+    #[inline]
+    pub fn look(&mut self, now: u64) {
+        if self.meter.is_due(now) {
+            self.meter.look(&mut self.probe);
+            self.distribute();
+        }
+    }
+
+    /// A statement ends, whether it waits or runs. What it held must not have been freed yet. `None` if it was not
+    /// followed.
+    #[inline]
+    pub fn finish(&mut self, now: u64, id: usize, handler: Handler) -> Option<Execution<T>> {
+        self.executions.resume(id, handler, &self.meter);
+        self.look(now);
+        self.executions.finish(id)
+    }
+
+    /// Statements end without their own end. Calls `each` with them, and with whether they were running.
+    pub fn abort(&mut self, now: u64, abort: Abort, mut each: impl FnMut(Execution<T>, bool)) {
+        if !self.executions.is_idle() {
+            self.look(now);
+        }
+        while let Some((execution, was_running)) = self.executions.next_dead(abort) {
+            each(execution, was_running);
+        }
+    }
+
+    /// A subtransaction of this level has become part of the one around it.
+    pub fn join_outer(&mut self, level: i32) {
+        self.executions.join_outer(level);
+    }
+
+    /// The transaction has been committed.
+    pub fn end_transaction(&mut self) {
+        self.executions.end_transaction();
+    }
+
+    /// What happens now belongs to what starts now. If the sizes are known exactly, returns private memory.
+    #[inline]
+    fn begin(&mut self, now: u64) -> Option<u64> {
+        if self.executions.is_idle() {
+            self.meter.start_counting(now);
+        } else {
+            self.look(now);
+        }
+        self.meter.is_stale().then(|| {
+            self.meter.refresh(&mut self.probe);
+            self.distribute();
+            self.meter.private()
+        })
+    }
+
+    /// What has been found belongs to all that are running.
+    fn distribute(&mut self) {
+        if let Some(finding) = self.meter.take() {
+            self.executions.add(finding);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,338 @@
+//! Follows the statements of a made-up process, whose true peaks are known.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use proptest::prelude::*;
+
+use super::super::executions::{Abort, Execution, MAX_OPEN, Start};
+use super::super::meter::{HEAVY, Mark, Probe, Sample};
+use super::Follower;
+
+/// A process and its kernel.
+#[derive(Debug, Default)]
+struct Process {
+    private: u64,
+    shared: u64,
+    mark: u64,
+    now: u64,
+    /// The largest private memory since each of the statements that are running has started.
+    peaks: Vec<u64>,
+    cannot_lower: bool,
+    samples: usize,
+}
+
+impl Process {
+    fn change(&mut self, private: i64, shared: i64) {
+        // Touching 256 kB takes 100 us.
+        self.now += private.max(0) as u64 * 100 / 256 + shared.max(0) as u64 * 100 / 256;
+        self.private = self.private.saturating_add_signed(private);
+        self.shared = self.shared.saturating_add_signed(shared);
+        self.mark = self.mark.max(self.private + self.shared);
+        let private = self.private;
+        self.peaks.iter_mut().for_each(|peak| *peak = private.max(*peak));
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+struct Fake(Rc<RefCell<Process>>);
+
+impl Probe for Fake {
+    fn mark(&mut self) -> Mark {
+        Mark { resident: self.0.borrow().mark, major_faults: 0 }
+    }
+
+    fn sample(&mut self) -> Option<Sample> {
+        let mut process = self.0.borrow_mut();
+        process.samples += 1;
+        Some(Sample { private: process.private, shared: process.shared })
+    }
+
+    fn lower_mark(&mut self) -> bool {
+        let mut process = self.0.borrow_mut();
+        if !process.cannot_lower {
+            process.mark = process.private + process.shared;
+        }
+        !process.cannot_lower
+    }
+
+    fn is_open(&self) -> bool {
+        true
+    }
+}
+
+/// What a statement does.
+#[derive(Clone, Debug)]
+enum Step {
+    Allocate(u64),
+    /// Frees everything that it has allocated.
+    Free,
+    /// Touches shared memory for the first time.
+    Touch(u64),
+    Compute(u64),
+    Statement(Vec<Step>),
+}
+
+struct Truth {
+    number: usize,
+    base: u64,
+    peak: u64,
+}
+
+/// Executes statements and compares what is found with what is true.
+struct Run {
+    process: Fake,
+    follower: Follower<Fake, usize>,
+    number: usize,
+    finished: Vec<(Truth, Execution<usize>)>,
+}
+
+impl Run {
+    fn new() -> Self {
+        let process = Fake::default();
+        process.0.borrow_mut().change(2 << 20, 5 << 20);
+        Run { follower: Follower::new(process.clone()).unwrap(), process, number: 0, finished: Vec::new() }
+    }
+
+    fn now(&self) -> u64 {
+        self.process.0.borrow().now
+    }
+
+    fn change(&self, private: i64, shared: i64) {
+        self.process.0.borrow_mut().change(private, shared);
+    }
+
+    fn start(&mut self, depth: usize) -> usize {
+        self.number += 1;
+        let start = Start { id: self.number, handler: 1000 - depth, level: 1, outlives_transaction: false };
+        self.follower.start(self.now(), start, None, self.number);
+        let private = self.process.0.borrow().private;
+        self.process.0.borrow_mut().peaks.push(private);
+        self.number
+    }
+
+    /// Executes one, and everything in it. What it has allocated is freed after its end, or never.
+    fn statement(&mut self, steps: &[Step], depth: usize, keeps: bool) {
+        let base = self.process.0.borrow().private;
+        let number = self.start(depth);
+        let mut own = 0;
+        for step in steps {
+            match step {
+                Step::Allocate(bytes) => {
+                    self.change(*bytes as i64, 0);
+                    own += *bytes as i64;
+                }
+                Step::Free => {
+                    self.change(-own, 0);
+                    own = 0;
+                }
+                Step::Touch(bytes) => self.change(0, *bytes as i64),
+                Step::Compute(time) => self.process.0.borrow_mut().now += time,
+                Step::Statement(steps) => self.statement(steps, depth + 1, false),
+            }
+        }
+        self.process.0.borrow_mut().now += 10_000;
+        let execution = self.follower.finish(self.now(), number, 1000 - depth).unwrap();
+        assert_eq!(execution.statement, number);
+        let peak = self.process.0.borrow_mut().peaks.pop().unwrap();
+        self.finished.push((Truth { number, base, peak }, execution));
+        if !keeps {
+            self.change(-own, 0);
+        }
+    }
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let amount = || prop_oneof![4_000_u64..100_000, 100_000_u64..5_000_000, 5_000_000_u64..300_000_000];
+    let leaf = prop_oneof![
+        amount().prop_map(Step::Allocate),
+        Just(Step::Free),
+        amount().prop_map(Step::Touch),
+        (0_u64..3_000_000).prop_map(Step::Compute),
+    ];
+    let step = leaf.prop_recursive(3, 40, 6, |inner| prop::collection::vec(inner, 0..6).prop_map(Step::Statement));
+    prop::collection::vec(step, 0..8)
+}
+
+fn touches(steps: &[Step]) -> bool {
+    steps.iter().any(|step| match step {
+        Step::Touch(_) => true,
+        Step::Statement(steps) => touches(steps),
+        _ => false,
+    })
+}
+
+/// What can be touched without a look, and a little more.
+const UNNOTICED: u64 = 300_000;
+
+/// How much a peak can differ: looks do not lead to a sample if the mark has risen less than this since the last one.
+const TOLERANCE: u64 = HEAVY + UNNOTICED;
+
+proptest! {
+    #[test]
+    fn the_true_peak_is_within_what_is_found(statements in prop::collection::vec((steps(), any::<bool>()), 1..8)) {
+        let mut run = Run::new();
+        for (steps, keeps) in &statements {
+            run.statement(steps, 0, *keeps);
+        }
+        let is_sharp = !statements.iter().any(|(steps, _)| touches(steps));
+        for (truth, found) in &run.finished {
+            let growth = truth.peak - truth.base;
+            if found.growth >= HEAVY {
+                prop_assert!(found.peak.at_least <= truth.peak + UNNOTICED, "{} {found:?}", truth.peak);
+                prop_assert!(found.peak.at_most + TOLERANCE >= truth.peak, "{} {found:?}", truth.peak);
+                prop_assert!(found.growth <= growth + UNNOTICED, "{} is blamed for {} of {growth}", truth.number, found.growth);
+            }
+            if is_sharp && growth >= TOLERANCE {
+                prop_assert!(found.growth + TOLERANCE >= growth, "{}: {} of {growth}", truth.number, found.growth);
+                prop_assert!(found.peak.at_most <= truth.peak + TOLERANCE, "{} {found:?}", truth.peak);
+            }
+        }
+        prop_assert!(run.follower.executions().is_idle());
+    }
+}
+
+#[test]
+fn a_peak_that_has_been_freed_is_not_blamed_on_the_next() {
+    let mut run = Run::new();
+    run.statement(&[Step::Allocate(500 << 20)], 0, false);
+    run.statement(&[Step::Compute(5_000_000), Step::Allocate(100_000)], 0, false);
+    run.statement(&[Step::Allocate(20 << 20)], 0, false);
+    let growths: Vec<_> = run.finished.iter().map(|(_, found)| found.growth).collect();
+    assert_eq!(growths[0], 500 << 20);
+    assert!(growths[1] <= 100_000);
+    // Although the mark was at 500 MB.
+    assert_eq!(growths[2], 20 << 20);
+}
+
+#[test]
+fn memory_of_an_outer_statement_is_not_blamed_on_an_inner_one() {
+    let mut run = Run::new();
+    let inner = || Step::Statement(vec![Step::Compute(200_000)]);
+    run.statement(&[inner(), Step::Allocate(300 << 20), Step::Free, inner()], 0, false);
+    let growths: Vec<_> = run.finished.iter().map(|(_, found)| found.growth).collect();
+    assert_eq!(growths, [0, 0, 300 << 20]);
+}
+
+#[test]
+fn thousands_of_small_statements_need_few_samples() {
+    let mut run = Run::new();
+    for _ in 0..6000 {
+        run.statement(&[Step::Allocate(30_000)], 0, false);
+    }
+    assert!(run.finished.iter().all(|(_, found)| found.growth < HEAVY / 4));
+    assert!(run.process.0.borrow().samples < 600, "{}", run.process.0.borrow().samples);
+}
+
+#[test]
+fn shared_memory_that_shrinks_is_no_private_memory() {
+    let mut run = Run::new();
+    let number = run.start(0);
+    run.follower.meter.expect_shrinking();
+    run.change(0, 180 << 20);
+    run.change(0, -(180 << 20));
+    let found = run.follower.finish(run.now(), number, 1000).unwrap();
+    assert!(found.growth < HEAVY && found.peak.at_most >= 180 << 20);
+    // Afterwards, the mark counts again.
+    run.statement(&[Step::Allocate(30 << 20), Step::Free], 0, false);
+    assert_eq!(run.finished[0].1.growth, 30 << 20);
+}
+
+#[test]
+fn a_cursor_is_charged_for_what_it_needs_while_it_runs() {
+    let mut run = Run::new();
+    let cursor = run.start(0);
+    run.follower.suspend(cursor);
+    let fetch = |run: &mut Run, bytes: i64| {
+        let now = run.now();
+        run.follower.resume(|| now, cursor, 1000);
+        run.change(bytes, 0);
+        run.follower.look(run.now());
+        run.follower.suspend(cursor);
+    };
+    fetch(&mut run, 10 << 20);
+    // Another one, which keeps its memory.
+    run.statement(&[Step::Allocate(100 << 20)], 0, true);
+    fetch(&mut run, 7 << 20);
+    let found = run.follower.finish(run.now(), cursor, 1000).unwrap();
+    assert_eq!(found.growth, 17 << 20);
+    assert_eq!(run.finished[0].1.growth, 100 << 20);
+}
+
+#[test]
+fn what_an_error_ends_is_counted_once() {
+    let mut run = Run::new();
+    let outer = run.start(0);
+    let caught = run.start(1);
+    run.change(50 << 20, 0);
+    let now = run.now();
+    let mut dead = Vec::new();
+    // The handler lies between the two.
+    run.follower.abort(now, Abort::Transaction(1000 - 1), |execution, was_running| dead.push((execution, was_running)));
+    // Neither outlives a transaction.
+    assert_eq!(dead.iter().map(|(execution, _)| execution.statement).collect::<Vec<_>>(), [caught, outer]);
+    assert!(dead.iter().all(|(execution, was_running)| *was_running && execution.growth == 50 << 20));
+    assert!(run.follower.executions().is_idle());
+}
+
+#[test]
+fn errors_within_subtransactions() {
+    let mut run = Run::new();
+    let outer = run.start(0);
+    for _ in 0..10_000 {
+        run.number += 1;
+        let start = Start { id: run.number, handler: 990, level: 2, outlives_transaction: false };
+        run.follower.start(run.now(), start, None, run.number);
+        if run.number.is_multiple_of(2) {
+            // The error happens between two of its calls.
+            run.follower.suspend(run.number);
+        }
+        let mut dead = 0;
+        run.follower.abort(run.now(), Abort::Subtransaction(2), |_, _| dead += 1);
+        assert_eq!(dead, 1);
+    }
+    assert_eq!(run.follower.executions().running(), 1);
+    assert_eq!(run.follower.finish(run.now(), outer, 1000).unwrap().statement, outer);
+}
+
+#[test]
+fn what_ends_its_own_transaction_goes_on() {
+    let mut run = Run::new();
+    let start = |id, handler, outlives_transaction| Start { id, handler, level: 1, outlives_transaction };
+    run.follower.start(0, start(1, 1000, true), None, 1);
+    run.follower.start(0, start(2, 900, false), None, 2);
+    run.follower.end_transaction();
+    assert_eq!(run.follower.executions().running(), 1);
+    // ROLLBACK within a procedure: an ERROR would lead to a handler within it.
+    run.follower.abort(0, Abort::Transaction(900), |_, _| panic!());
+    // An ERROR has led out of it.
+    let mut dead = 0;
+    run.follower.abort(0, Abort::Transaction(1000), |_, _| dead += 1);
+    assert_eq!(dead, 1);
+}
+
+#[test]
+fn deeper_than_can_be_followed() {
+    let mut run = Run::new();
+    let numbers: Vec<_> = (0..2 * MAX_OPEN).map(|depth| run.start(depth)).collect();
+    run.change(10 << 20, 0);
+    for (depth, number) in numbers.iter().enumerate().rev() {
+        let found = run.follower.finish(run.now(), *number, 1000 - depth);
+        assert_eq!(found.is_some(), depth < MAX_OPEN);
+        assert!(found.is_none_or(|found| found.growth == 10 << 20));
+    }
+    assert!(run.follower.executions().is_idle());
+}
+
+#[test]
+fn without_lowering_the_mark_new_maxima_are_seen() {
+    let mut run = Run::new();
+    run.process.0.borrow_mut().cannot_lower = true;
+    run.statement(&[Step::Allocate(100 << 20), Step::Free], 0, false);
+    run.statement(&[Step::Allocate(20 << 20)], 0, false);
+    run.statement(&[Step::Allocate(200 << 20), Step::Free], 0, false);
+    run.statement(&[Step::Allocate(20 << 20), Step::Free], 0, false);
+    let growths: Vec<_> = run.finished.iter().map(|(_, found)| found.growth).collect();
+    // The last one had freed it before the sample, and the mark is from before.
+    assert_eq!(growths, [100 << 20, 20 << 20, 200 << 20, 0]);
+}
