@@ -1,7 +1,7 @@
 //! Follows the statements of one process and measures what each needs.
 
 use super::executions::{Abort, Execution, Executions, Handler, Start};
-use super::meter::{Meter, Probe};
+use super::meter::{HEAVY, Meter, Probe};
 
 /// The process, what its meter says, and what it executes.
 #[derive(Debug)]
@@ -72,7 +72,11 @@ impl<P: Probe, T> Follower<P, T> {
     pub fn finish(&mut self, now: u64, id: usize, handler: Handler) -> Option<Execution<T>> {
         self.executions.resume(id, handler, &self.meter);
         self.look(now);
-        self.executions.finish(id)
+        let execution = self.executions.finish(id);
+        if execution.as_ref().is_some_and(|execution| execution.growth >= HEAVY) {
+            self.meter.expect_release();
+        }
+        execution
     }
 
     /// Statements end without their own end. Calls `each` with them, and with whether they were running.
@@ -81,6 +85,9 @@ impl<P: Probe, T> Follower<P, T> {
             self.look(now);
         }
         while let Some((execution, was_running)) = self.executions.next_dead(abort) {
+            if execution.growth >= HEAVY {
+                self.meter.expect_release();
+            }
             each(execution, was_running);
         }
     }

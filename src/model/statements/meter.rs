@@ -142,6 +142,11 @@ impl Meter {
         self.counted_until = now;
     }
 
+    /// Memory that is held now will be freed.
+    pub fn expect_release(&mut self) {
+        self.is_stale = true;
+    }
+
     /// Until the next sample, shared memory may shrink.
     pub fn expect_shrinking(&mut self) {
         self.shared_may_shrink = true;
