@@ -37,3 +37,100 @@ level (number): its depth; 1 for TopMemoryContext
 path (numbers): the ids from TopMemoryContext to this context; NULL below level 1,000
 total_bytes (bytes): allocated for this context alone, used or not (MemoryContextData.mem_allocated)
 tree_bytes (bytes): allocated for this context and all contexts below it';
+
+-- pg_meminfo_statements(): what statements have needed at their peaks
+CREATE FUNCTION pg_meminfo_statements(
+    OUT userid oid,
+    OUT dbid oid,
+    OUT queryid bigint,
+    OUT toplevel boolean,
+    OUT heavy_calls bigint,
+    OUT errors bigint,
+    OUT peak_private bigint,
+    OUT peak_private_at_most bigint,
+    OUT growth bigint,
+    OUT growth_planning bigint,
+    OUT kept bigint,
+    OUT workers_peak bigint,
+    OUT worker_peak_max bigint,
+    OUT major_faults bigint,
+    OUT worst_at timestamptz,
+    OUT worst_pid int,
+    OUT worst_query text,
+    OUT stats_since timestamptz
+) RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'pg_meminfo_statements'
+LANGUAGE C VOLATILE STRICT PARALLEL SAFE COST 1000 ROWS 500;
+COMMENT ON FUNCTION pg_meminfo_statements() IS
+'Statements that have grown by 1 MB or more, and how much private memory they needed at their peaks, measured by the
+process that executed them. Needs the library in shared_preload_libraries; otherwise, an ERROR says so. Keyed like
+pg_stat_statements. At most pg_meminfo.max_statements; if there are more, those that have grown least are removed.
+Kept over a restart, but not over a crash. Needs a superuser or a member of pg_read_all_stats.
+Figures below 1 MB are not exact. Private memory does not include shared memory, huge pages of hugetlbfs, and what is
+in swap.
+
+userid (identifier): the user who executed it
+dbid (identifier): the database
+queryid (identifier): as in pg_stat_statements and pg_stat_activity; NULL for work that has none, such as autovacuum
+toplevel (boolean): whether the client executed it, not another statement
+heavy_calls (number): calls that have grown by 1 MB or more
+errors (number): how many of them ended by an ERROR
+peak_private (bytes): largest private memory of the session while it ran, at least
+peak_private_at_most (bytes): the same, at most; the kernel tells only the peak of all resident memory (ru_maxrss), so
+  shared buffers touched for the first time leave a range
+growth (bytes): largest growth of a call over what the session held when it was started or planned
+growth_planning (bytes): largest growth while it was planned, for calls that have grown
+kept (bytes): the most that the session still held more when its next statement started; 0 until then
+workers_peak (bytes): largest growth of all parallel workers of a call together, each at its own peak
+worker_peak_max (bytes): largest growth of one parallel worker
+major_faults (number): page faults that waited for a disk, in calls that have grown (ru_majflt)
+worst_at (time): end of the call with the largest growth
+worst_pid (identifier): process that executed it
+worst_query (text): its text, with its values, cut at track_activity_query_size or 4 kB; NULL if it failed inside
+  another statement
+stats_since (time): when the statement got into the list';
+
+CREATE VIEW pg_meminfo_statements AS
+    SELECT s.userid, s.dbid, s.queryid, s.toplevel, s.heavy_calls, s.errors, s.peak_private, s.peak_private_at_most,
+           s.growth, s.growth_planning, s.kept, s.workers_peak, s.worker_peak_max, s.major_faults, s.worst_at,
+           s.worst_pid, s.worst_query, s.stats_since
+    FROM pg_meminfo_statements() s;
+
+GRANT SELECT ON pg_meminfo_statements TO PUBLIC;
+
+COMMENT ON VIEW pg_meminfo_statements IS
+'Statements that have grown by 1 MB or more, and how much private memory they needed at their peaks:
+pg_meminfo_statements().';
+
+-- pg_meminfo_statements_info(): about the list itself
+CREATE FUNCTION pg_meminfo_statements_info(
+    OUT entries bigint,
+    OUT dealloc bigint,
+    OUT stats_reset timestamptz,
+    OUT method text
+) RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'pg_meminfo_statements_info'
+LANGUAGE C VOLATILE STRICT PARALLEL SAFE ROWS 1;
+COMMENT ON FUNCTION pg_meminfo_statements_info() IS
+'One row about pg_meminfo_statements itself. Needs the library in shared_preload_libraries, and a superuser or a member
+of pg_read_all_stats.
+
+entries (number): statements in the list
+dealloc (number): how many times the statements that have grown least were removed because the list was full
+stats_reset (time): when all statements were last removed by pg_meminfo_statements_reset(), or the list began
+method (text): clear_refs if the kernel lets a process lower its high-water mark (Linux 4.0); lifetime if not: then a
+  peak is seen only if it is the highest of its session so far, or if it lasts until the statement ends';
+
+-- pg_meminfo_statements_reset(): removes statements from the list
+CREATE FUNCTION pg_meminfo_statements_reset(
+    IN userid oid DEFAULT 0,
+    IN dbid oid DEFAULT 0,
+    IN queryid bigint DEFAULT 0
+) RETURNS void
+AS 'MODULE_PATHNAME', 'pg_meminfo_statements_reset'
+LANGUAGE C VOLATILE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION pg_meminfo_statements_reset(oid, oid, bigint) IS
+'Removes the statements of this user, database and query id from pg_meminfo_statements. 0, the default, stands for any.
+Only for superusers, unless granted.';
+
+REVOKE ALL ON FUNCTION pg_meminfo_statements_reset(oid, oid, bigint) FROM PUBLIC;

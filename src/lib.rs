@@ -2,12 +2,13 @@
 //!
 //! The modules, from bottom to top:
 //!
-//! - [`model`] is pure logic without system calls: the walk of a tree of memory contexts.
+//! - [`model`] is pure logic without system calls: the walk of a tree of memory contexts, the peaks of statements.
 //! - [`proc`] reads what the kernel prints under `/proc`. It does not link Postgres, and is built and tested without
 //!   it.
 //! - `pg` is the interface to Postgres's C ABI: entry points, rows, privileges, backends, errors. It does not know
 //!   `/proc`.
 //! - `cluster` combines the two: the processes of this cluster and their memory. It returns results and errors.
+//! - `statements` measures the memory of statements, by hooks, and keeps the result in shared memory.
 //! - `sql` turns them into rows, WARNINGs and ERRORs: one file for each group of SQL functions.
 //! - `init` runs when a server loads the library.
 //!
@@ -31,3 +32,5 @@ mod init;
 mod pg;
 #[cfg(feature = "postgres")]
 mod sql;
+#[cfg(feature = "postgres")]
+mod statements;

@@ -1,6 +1,6 @@
 //! Everything that differs between major versions of Postgres.
 
-use core::ffi::c_char;
+use core::ffi::{c_char, c_int};
 
 use pgrx_pg_sys as pg_sys;
 
@@ -77,4 +77,73 @@ pub const CONTEXT_TYPES: &[CreatableContextType] = &[
         // SAFETY: as above.
         unsafe { pg_sys::BumpContextCreate(parent, CONTEXT_NAME, 0, size, size) }
     }),
+];
+
+/// The executor's main function.
+#[cfg(any(feature = "pg15", feature = "pg16", feature = "pg17"))]
+pub type ExecutorRun = unsafe extern "C-unwind" fn(*mut pg_sys::QueryDesc, pg_sys::ScanDirection::Type, u64, bool);
+/// The executor's main function.
+#[cfg(not(any(feature = "pg15", feature = "pg16", feature = "pg17")))]
+pub type ExecutorRun = unsafe extern "C-unwind" fn(*mut pg_sys::QueryDesc, pg_sys::ScanDirection::Type, u64);
+
+/// The planner.
+#[cfg(not(feature = "pg19"))]
+pub type Planner = unsafe extern "C-unwind" fn(
+    *mut pg_sys::Query,
+    *const c_char,
+    c_int,
+    pg_sys::ParamListInfo,
+) -> *mut pg_sys::PlannedStmt;
+/// The planner.
+#[cfg(feature = "pg19")]
+pub type Planner = unsafe extern "C-unwind" fn(
+    *mut pg_sys::Query,
+    *const c_char,
+    c_int,
+    pg_sys::ParamListInfo,
+    *mut pg_sys::ExplainState,
+) -> *mut pg_sys::PlannedStmt;
+
+// Not those of pgrx, which would set up a guard. See the rules in hooks.rs.
+unsafe extern "C-unwind" {
+    /// The executor's main function.
+    #[cfg(any(feature = "pg15", feature = "pg16", feature = "pg17"))]
+    pub fn standard_ExecutorRun(query: *mut pg_sys::QueryDesc, direction: pg_sys::ScanDirection::Type, count: u64, once: bool);
+    /// The executor's main function.
+    #[cfg(not(any(feature = "pg15", feature = "pg16", feature = "pg17")))]
+    pub fn standard_ExecutorRun(query: *mut pg_sys::QueryDesc, direction: pg_sys::ScanDirection::Type, count: u64);
+    /// The planner.
+    #[cfg(not(feature = "pg19"))]
+    pub fn standard_planner(
+        parse: *mut pg_sys::Query,
+        text: *const c_char,
+        options: c_int,
+        parameters: pg_sys::ParamListInfo,
+    ) -> *mut pg_sys::PlannedStmt;
+    /// The planner.
+    #[cfg(feature = "pg19")]
+    pub fn standard_planner(
+        parse: *mut pg_sys::Query,
+        text: *const c_char,
+        options: c_int,
+        parameters: pg_sys::ParamListInfo,
+        explain: *mut pg_sys::ExplainState,
+    ) -> *mut pg_sys::PlannedStmt;
+}
+
+/// Utility statements that can take long, and much memory.
+pub const COSTLY_UTILITIES: &[pg_sys::NodeTag] = &[
+    pg_sys::NodeTag::T_AlterTableStmt,
+    pg_sys::NodeTag::T_CallStmt,
+    #[cfg(not(feature = "pg19"))]
+    pg_sys::NodeTag::T_ClusterStmt,
+    pg_sys::NodeTag::T_CopyStmt,
+    pg_sys::NodeTag::T_CreateTableAsStmt,
+    pg_sys::NodeTag::T_DoStmt,
+    pg_sys::NodeTag::T_IndexStmt,
+    pg_sys::NodeTag::T_RefreshMatViewStmt,
+    pg_sys::NodeTag::T_ReindexStmt,
+    #[cfg(feature = "pg19")]
+    pg_sys::NodeTag::T_RepackStmt,
+    pg_sys::NodeTag::T_VacuumStmt,
 ];

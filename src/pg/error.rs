@@ -77,6 +77,29 @@ pub fn warn(message: String, hint: &'static str) {
     unsafe { pg_sys::ffi::pg_guard_ffi_boundary(move || report.report(PgLogLevel::WARNING)) };
 }
 
+/// Writes a message to the log, and goes on.
+pub fn log(message: String, detail: Option<String>) {
+    let mut report = ErrorReport::new(PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION, message, "pg_meminfo");
+    if let Some(detail) = detail {
+        report = report.set_detail(detail);
+    }
+    // SAFETY: as in warn().
+    unsafe { pg_sys::ffi::pg_guard_ffi_boundary(move || report.report(PgLogLevel::LOG)) };
+}
+
+/// Writes to the log that something failed with a file, and goes on.
+pub fn log_file(path: &Path, what: &str, source: &io::Error) {
+    log(format!("{what} \"{}\": {source}", printable(path)), None);
+}
+
+/// Writes to the log that a panic, or an ERROR of Postgres, has been caught that must not fail the statement. Removes the
+/// ERROR from Postgres's stack of errors.
+pub fn forget(consequence: &str) {
+    // SAFETY: whoever handles another ERROR at this moment has copied it before.
+    unsafe { pg_sys::FlushErrorState() };
+    log(consequence.to_string(), None);
+}
+
 /// Emits a message for developers if someone will see it.
 pub fn debug(message: impl FnOnce() -> String) {
     // SAFETY: compares the level with two settings.

@@ -4,6 +4,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use pgrx_pg_sys as pg_sys;
 
+/// Takes note of descriptors that stay open until the process ends.
+pub fn keep(count: usize) {
+    for _ in 0..count {
+        // SAFETY: it increments a counter, and may close files that Postgres opens again when they are needed.
+        unsafe { pg_sys::ReserveExternalFD() };
+    }
+}
+
 /// Reserves `each` descriptors for each of up to `wanted` threads. Then calls `run` with the number of threads for
 /// which there were enough descriptors, possibly zero. Releases the descriptors when `run` returns or unwinds.
 pub fn reserve<R>(wanted: usize, each: usize, run: impl FnOnce(usize) -> R) -> R {

@@ -2,7 +2,7 @@
 
 use pgrx_pg_sys as pg_sys;
 
-use super::{access, compat};
+use super::compat;
 
 // A bigint must be passed by value, and the headers of texts are written in little-endian order.
 #[cfg(not(all(target_pointer_width = "64", target_endian = "little")))]
@@ -38,6 +38,20 @@ impl Call {
 
     /// The `nth` argument, counted from 0, as an integer. `None` if it is NULL.
     pub fn int4(&self, nth: usize) -> Option<i32> {
+        self.datum(nth).map(|datum| datum.value() as i32)
+    }
+
+    /// The `nth` argument, counted from 0, as a bigint. `None` if it is NULL.
+    pub fn int8(&self, nth: usize) -> Option<i64> {
+        self.datum(nth).map(|datum| datum.value() as i64)
+    }
+
+    /// The `nth` argument, counted from 0, as an OID. `None` if it is NULL.
+    pub fn oid(&self, nth: usize) -> Option<u32> {
+        self.datum(nth).map(|datum| datum.value() as u32)
+    }
+
+    fn datum(&self, nth: usize) -> Option<pg_sys::Datum> {
         // SAFETY: Postgres keeps the record valid for the length of the call.
         let count = unsafe { (*self.fcinfo).nargs };
         assert!(nth < count as usize, "the function has fewer arguments");
@@ -48,19 +62,19 @@ impl Call {
         let argument = unsafe { arguments.add(nth) };
         // SAFETY: as above.
         let argument = unsafe { argument.read() };
-        (!argument.isnull).then_some(argument.value.value() as i32)
+        (!argument.isnull).then_some(argument.value)
     }
 }
 
-/// Checks the privilege and runs a function's body inside the guard. Every function returns a set through a tuplestore,
-/// so the result itself is always the empty Datum.
+/// Checks the privilege and runs a function's body inside the guard. Every function returns a set through a tuplestore, or
+/// void, so the result itself is always the empty Datum.
 ///
 /// # Safety
 ///
 /// Only for a call by Postgres of a version-1 function, and only directly in the `extern` function.
-pub unsafe fn enter(fcinfo: pg_sys::FunctionCallInfo, body: fn(&Call)) -> pg_sys::Datum {
+pub unsafe fn enter(fcinfo: pg_sys::FunctionCallInfo, check_access: fn(), body: fn(&Call)) -> pg_sys::Datum {
     let guarded = move || {
-        access::require_read_all_stats();
+        check_access();
         body(&Call { fcinfo });
         pg_sys::Datum::null()
     };
@@ -69,9 +83,13 @@ pub unsafe fn enter(fcinfo: pg_sys::FunctionCallInfo, body: fn(&Call)) -> pg_sys
     unsafe { pg_sys::panic::pgrx_extern_c_guard(guarded) }
 }
 
-/// Defines the two symbols through which Postgres calls a function: `sql_function!("symbol" => body)`.
+/// Defines the two symbols through which Postgres calls a function: `sql_function!("symbol" => body)`. Who may call it is
+/// checked by [`super::access::require_read_all_stats`], or by another function after the body's name.
 macro_rules! sql_function {
     ($symbol:literal => $body:path) => {
+        $crate::pg::fmgr::sql_function!($symbol => $body, $crate::pg::access::require_read_all_stats);
+    };
+    ($symbol:literal => $body:path, $check_access:path) => {
         const _: () = {
             // SAFETY: no other function has this symbol.
             #[unsafe(export_name = concat!("pg_finfo_", $symbol))]
@@ -83,7 +101,7 @@ macro_rules! sql_function {
             #[unsafe(export_name = $symbol)]
             unsafe extern "C-unwind" fn function(fcinfo: ::pgrx_pg_sys::FunctionCallInfo) -> ::pgrx_pg_sys::Datum {
                 // SAFETY: Postgres is the caller, and there is nothing else in this frame.
-                unsafe { $crate::pg::fmgr::enter(fcinfo, $body) }
+                unsafe { $crate::pg::fmgr::enter(fcinfo, $check_access, $body) }
             }
         };
     };

@@ -39,6 +39,8 @@ pub enum Kind {
     text,
     /// `char(n)`. The declared type of a function's column has no length, so any length is accepted.
     bpchar,
+    /// `oid`
+    oid,
     /// `timestamptz`
     timestamptz,
     /// `integer[]`
@@ -53,6 +55,7 @@ impl Kind {
             Kind::int8 => pg_sys::INT8OID,
             Kind::text => pg_sys::TEXTOID,
             Kind::bpchar => pg_sys::BPCHAROID,
+            Kind::oid => pg_sys::OIDOID,
             Kind::timestamptz => pg_sys::TIMESTAMPTZOID,
             Kind::int4_array => pg_sys::INT4ARRAYOID,
         }
@@ -152,6 +155,11 @@ impl Rows {
     #[inline]
     pub fn int8(&self, value: Option<impl TryInto<i64>>) -> Option<pg_sys::Datum> {
         value.and_then(|value| value.try_into().ok()).map(pg_sys::Datum::from)
+    }
+
+    /// The value of an OID.
+    pub fn oid(&self, value: Option<u32>) -> Option<pg_sys::Datum> {
+        value.map(pg_sys::Datum::from)
     }
 
     /// The value of a timestamp, from microseconds since the Unix epoch.

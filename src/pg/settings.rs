@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
-use pg_sys::GucContext::{PGC_POSTMASTER, PGC_USERSET};
+use pg_sys::GucContext::{PGC_POSTMASTER, PGC_SUSET, PGC_USERSET};
 use pgrx_pg_sys as pg_sys;
 
 /// The variable of `pg_meminfo.readers`. Postgres writes it in the main thread, and only that thread reads it.
@@ -20,6 +20,44 @@ static SET_PTRACER: AtomicBool = AtomicBool::new(true);
 /// (`pg_meminfo.set_ptracer`).
 pub fn set_ptracer() -> bool {
     SET_PTRACER.load(Ordering::Relaxed)
+}
+
+/// The variable of `pg_meminfo.statements`. Postgres writes it in the main thread, and only that thread reads it.
+static STATEMENTS: AtomicBool = AtomicBool::new(true);
+
+/// Whether the memory of statements is measured (`pg_meminfo.statements`).
+#[inline]
+pub fn statements() -> bool {
+    STATEMENTS.load(Ordering::Relaxed)
+}
+
+/// The variable of `pg_meminfo.statements_interval`, as above.
+static STATEMENTS_INTERVAL: AtomicI32 = AtomicI32::new(10);
+
+/// How often the memory of costly statements is looked at while they run, in milliseconds; negative if never
+/// (`pg_meminfo.statements_interval`).
+pub fn statements_interval() -> i32 {
+    STATEMENTS_INTERVAL.load(Ordering::Relaxed)
+}
+
+/// The variable of `pg_meminfo.max_statements`. Postgres writes it when the server starts.
+static MAX_STATEMENTS: AtomicI32 = AtomicI32::new(5000);
+
+/// The maximum number of statements that are kept (`pg_meminfo.max_statements`).
+pub fn max_statements() -> usize {
+    MAX_STATEMENTS.load(Ordering::Relaxed) as usize
+}
+
+/// The length at which Postgres cuts the texts of statements in pg_stat_activity (`track_activity_query_size`), in bytes.
+pub fn query_size() -> usize {
+    // SAFETY: a plain variable.
+    (unsafe { pg_sys::pgstat_track_activity_query_size }) as usize
+}
+
+/// The mode of files in the data directory: that of the directory, without the right to execute.
+pub fn file_mode() -> u32 {
+    // SAFETY: a plain variable.
+    (unsafe { pg_sys::data_directory_mode }) as u32 & 0o666
 }
 
 /// Whether the library is being loaded by shared_preload_libraries.
@@ -50,26 +88,79 @@ pub fn define() {
             None,
         );
     }
-    // This one has a meaning only then, and Postgres does not let it be defined later.
     if is_preloading() {
-        // SAFETY: as above.
-        unsafe {
-            pg_sys::DefineCustomBoolVariable(
-                c"pg_meminfo.set_ptracer".as_ptr(),
-                c"Lets the server's processes read each other's memory where Yama's ptrace_scope is 1.".as_ptr(),
-                c"Each process names the postmaster as its tracer (PR_SET_PTRACER), so that descendants of the postmaster, and no \
-                  other processes, may read it."
-                    .as_ptr(),
-                SET_PTRACER.as_ptr(),
-                true,
-                PGC_POSTMASTER,
-                0,
-                None,
-                None,
-                None,
-            );
-        }
+        define_preloaded();
     }
     // SAFETY: the text ends with a NUL.
     unsafe { pg_sys::MarkGUCPrefixReserved(c"pg_meminfo".as_ptr()) };
+}
+
+/// Defines the settings of what needs the library in shared_preload_libraries. Postgres does not let them be defined later.
+fn define_preloaded() {
+    // SAFETY: as in define().
+    unsafe {
+        pg_sys::DefineCustomBoolVariable(
+            c"pg_meminfo.set_ptracer".as_ptr(),
+            c"Lets the server's processes read each other's memory where Yama's ptrace_scope is 1.".as_ptr(),
+            c"Each process names the postmaster as its tracer (PR_SET_PTRACER), so that descendants of the postmaster, and no \
+              other processes, may read it."
+                .as_ptr(),
+            SET_PTRACER.as_ptr(),
+            true,
+            PGC_POSTMASTER,
+            0,
+            None,
+            None,
+            None,
+        );
+    }
+    // SAFETY: as above.
+    unsafe {
+        pg_sys::DefineCustomBoolVariable(
+            c"pg_meminfo.statements".as_ptr(),
+            c"Measures the memory of statements for pg_meminfo_statements.".as_ptr(),
+            c"It can be turned off for a role, a database or a session.".as_ptr(),
+            STATEMENTS.as_ptr(),
+            true,
+            PGC_SUSET,
+            0,
+            None,
+            None,
+            None,
+        );
+    }
+    // SAFETY: as above.
+    unsafe {
+        pg_sys::DefineCustomIntVariable(
+            c"pg_meminfo.statements_interval".as_ptr(),
+            c"Sets how often the memory of a costly statement is looked at while it runs.".as_ptr(),
+            c"This narrows the range between peak_private and peak_private_at_most. -1 turns it off.".as_ptr(),
+            STATEMENTS_INTERVAL.as_ptr(),
+            10,
+            -1,
+            1000,
+            PGC_SUSET,
+            pg_sys::GUC_UNIT_MS as i32,
+            None,
+            None,
+            None,
+        );
+    }
+    // SAFETY: as above.
+    unsafe {
+        pg_sys::DefineCustomIntVariable(
+            c"pg_meminfo.max_statements".as_ptr(),
+            c"Sets the maximum number of statements that pg_meminfo_statements keeps.".as_ptr(),
+            c"If there are more, those that have grown least are removed.".as_ptr(),
+            MAX_STATEMENTS.as_ptr(),
+            5000,
+            100,
+            1_000_000,
+            PGC_POSTMASTER,
+            0,
+            None,
+            None,
+            None,
+        );
+    }
 }

@@ -28,6 +28,11 @@ impl OwnMemory {
         self.clear_refs = OpenOptions::new().write(true).open(root.path("/proc/self/clear_refs")).ok();
     }
 
+    /// Whether there is the file by which the mark is lowered.
+    pub fn can_lower_mark(&self) -> bool {
+        self.clear_refs.is_some()
+    }
+
     /// Closes the files.
     pub fn close(&mut self) {
         self.statm = None;

@@ -17,3 +17,4 @@ mod processes;
 mod report;
 mod segments;
 mod smaps;
+mod statements;

@@ -25,7 +25,7 @@ pub struct Execution<T> {
     /// What identifies it.
     id: usize,
     is_running: bool,
-    has_run: bool,
+    waits_for_client: bool,
     /// It survives the end of a transaction that it ends itself, as CALL does.
     outlives_transaction: bool,
     /// The number of the subtransaction's level in which it started.
@@ -90,6 +90,12 @@ impl<T> Executions<T> {
         self.running == 0
     }
 
+    /// Whether none is open.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
+
     /// How many are running.
     pub fn running(&self) -> usize {
         self.running
@@ -112,7 +118,7 @@ impl<T> Executions<T> {
                 base,
                 id: start.id,
                 is_running: true,
-                has_run: false,
+                waits_for_client: false,
                 outlives_transaction: start.outlives_transaction,
                 level: start.level,
                 handler: start.handler,
@@ -120,10 +126,10 @@ impl<T> Executions<T> {
         }
     }
 
-    /// Whether one has run since it was started, and waits to run further.
+    /// Whether one waits until its client wants more of it.
     #[inline]
-    pub fn has_run(&self, id: usize) -> bool {
-        self.find(id).is_some_and(|at| self.open[at].has_run)
+    pub fn waits_for_client(&self, id: usize) -> bool {
+        self.find(id).is_some_and(|at| self.open[at].waits_for_client)
     }
 
     /// One goes on running, after it has waited.
@@ -135,22 +141,23 @@ impl<T> Executions<T> {
             self.running += 1;
             let execution = &mut self.open[at];
             execution.is_running = true;
-            execution.has_run = true;
+            execution.waits_for_client = false;
             execution.handler = handler;
             // Until now, `base` was what it held itself.
             execution.base = meter.private().saturating_sub(execution.base);
         }
     }
 
-    /// One waits.
+    /// One does not run any more: either for a moment, or until its client wants more of it.
     #[inline]
-    pub fn suspend(&mut self, id: usize, meter: &Meter) {
+    pub fn suspend(&mut self, id: usize, waits_for_client: bool, meter: &Meter) {
         if let Some(at) = self.find(id)
             && self.open[at].is_running
         {
             self.running -= 1;
             let execution = &mut self.open[at];
             execution.is_running = false;
+            execution.waits_for_client = waits_for_client;
             execution.base = meter.private().saturating_sub(execution.base);
         }
     }

@@ -45,16 +45,23 @@ impl<P: Probe, T> Follower<P, T> {
     /// A statement goes on. `now` is read only if it has waited for its client.
     #[inline]
     pub fn resume(&mut self, now: impl FnOnce() -> u64, id: usize, handler: Handler) {
-        if self.executions.has_run(id) {
+        if self.executions.waits_for_client(id) {
             self.begin(now());
         }
         self.executions.resume(id, handler, &self.meter);
     }
 
-    /// A statement waits.
+    /// A statement does not run for a moment.
     #[inline]
-    pub fn suspend(&mut self, id: usize) {
-        self.executions.suspend(id, &self.meter);
+    pub fn pause(&mut self, id: usize) {
+        self.executions.suspend(id, false, &self.meter);
+    }
+
+    /// A statement waits for its client.
+    #[inline]
+    pub fn wait(&mut self, now: u64, id: usize) {
+        self.look(now);
+        self.executions.suspend(id, true, &self.meter);
     }
 
     /// Looks at what the statements that are running have needed so far.

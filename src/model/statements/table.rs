@@ -19,7 +19,8 @@ pub struct Key {
     pub toplevel: u64,
 }
 
-/// A statement, with what its calls have needed. Amounts of memory are in bytes, times in microseconds as Postgres has them.
+/// A statement, with what its calls have needed. Amounts of memory are in bytes, times in microseconds since the
+/// Unix epoch.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Entry {

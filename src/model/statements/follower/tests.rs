@@ -242,13 +242,12 @@ fn shared_memory_that_shrinks_is_no_private_memory() {
 fn a_cursor_is_charged_for_what_it_needs_while_it_runs() {
     let mut run = Run::new();
     let cursor = run.start(0);
-    run.follower.suspend(cursor);
+    run.follower.pause(cursor);
     let fetch = |run: &mut Run, bytes: i64| {
         let now = run.now();
         run.follower.resume(|| now, cursor, 1000);
         run.change(bytes, 0);
-        run.follower.look(run.now());
-        run.follower.suspend(cursor);
+        run.follower.wait(run.now(), cursor);
     };
     fetch(&mut run, 10 << 20);
     // Another one, which keeps its memory.
@@ -257,6 +256,24 @@ fn a_cursor_is_charged_for_what_it_needs_while_it_runs() {
     let found = run.follower.finish(run.now(), cursor, 1000).unwrap();
     assert_eq!(found.growth, 17 << 20);
     assert_eq!(run.finished[0].1.growth, 100 << 20);
+}
+
+/// As the executor does it: start, run, finish and end, with a pause after each.
+#[test]
+fn pauses_are_part_of_a_statement() {
+    let mut run = Run::new();
+    let query = run.start(0);
+    for step in 0..3 {
+        run.follower.pause(query);
+        let now = run.now();
+        run.follower.resume(|| now, query, 1000);
+        if step == 1 {
+            run.change(10 << 20, 0);
+        }
+    }
+    run.follower.pause(query);
+    let found = run.follower.finish(run.now(), query, 1000).unwrap();
+    assert_eq!(found.growth, 10 << 20);
 }
 
 #[test]
@@ -285,7 +302,7 @@ fn errors_within_subtransactions() {
         run.follower.start(run.now(), start, None, run.number);
         if run.number.is_multiple_of(2) {
             // The error happens between two of its calls.
-            run.follower.suspend(run.number);
+            run.follower.pause(run.number);
         }
         let mut dead = 0;
         run.follower.abort(run.now(), Abort::Subtransaction(2), |_, _| dead += 1);

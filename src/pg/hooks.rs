@@ -1,0 +1,430 @@
+//! Hooks in the planner, the executor and the execution of utility statements.
+//!
+//! # An exception to the rules of this boundary
+//!
+//! These functions call the next one of their kind by a pointer, and the standard functions by declarations of our own. An
+//! ERROR in there is a longjmp that skips these frames. That is sound because they are plain: they own nothing that has a
+//! destructor, and do nothing but call. pgrx's guards, which every other call has, would cost 89 ns for each statement and
+//! some microseconds for each ERROR. What an [`Observer`] does stands before and after such a call, never around it.
+#![allow(ffi_unwind_calls)]
+
+use core::ffi::{CStr, c_char, c_int};
+use std::sync::OnceLock;
+
+use pg_sys::NodeTag;
+use pgrx_pg_sys as pg_sys;
+
+use super::compat;
+
+/// Is told what happens. None of these functions may unwind. If an ERROR ends a call, only its beginning is told.
+pub trait Observer: 'static {
+    /// Whether anything is to be told.
+    fn is_watching() -> bool;
+    /// The planner starts.
+    fn planner_starts(planning: &Planning);
+    /// The planner has ended.
+    fn planner_ended(planning: &Planning);
+    /// The executor starts a query.
+    fn executor_starts(query: &Query);
+    /// The executor runs a query for a while, or finishes it.
+    fn executor_resumes(query: &Query);
+    /// The executor has started a query, or run it to its end.
+    fn executor_pauses(query: &Query);
+    /// The executor has run a query until a number of rows have been returned.
+    fn executor_waits(query: &Query);
+    /// The executor is about to end a query and free what it holds.
+    fn executor_ends(query: &Query);
+    /// A utility statement starts.
+    fn utility_starts(utility: &Utility);
+    /// A utility statement has ended.
+    fn utility_ended(utility: &Utility);
+}
+
+/// The text of a statement within the text that the client has sent. It is valid until the statement ends.
+#[derive(Clone, Copy, Debug)]
+pub struct Text {
+    start: *const c_char,
+    location: c_int,
+    length: c_int,
+}
+
+impl Text {
+    /// Copies at most `max` bytes of it. `None` if there is no text.
+    ///
+    /// # Safety
+    ///
+    /// The statement must not have ended.
+    pub unsafe fn copy(self, max: usize) -> Option<Vec<u8>> {
+        if self.start.is_null() {
+            return None;
+        }
+        let skipped = self.location.max(0) as usize;
+        // A length of 0 means all of the rest.
+        let max = if self.location >= 0 && self.length > 0 { max.min(self.length as usize) } else { max };
+        // SAFETY: the location is one in the text.
+        let start = unsafe { self.start.add(skipped) };
+        // SAFETY: reads until the end of the text at most.
+        let length = unsafe { libc::strnlen(start, max) };
+        let mut copy = Vec::new();
+        copy.try_reserve_exact(length).ok()?;
+        // SAFETY: it has that many bytes.
+        copy.extend_from_slice(unsafe { core::slice::from_raw_parts(start.cast(), length) }.trim_ascii());
+        Some(copy)
+    }
+
+    /// Whether it is part of what the client has sent last, which is valid until the next message.
+    pub fn is_of_client(self) -> bool {
+        // SAFETY: a plain variable.
+        self.start == unsafe { pg_sys::debug_query_string }
+    }
+}
+
+/// A query that is being planned.
+#[derive(Debug)]
+pub struct Planning {
+    parse: *mut pg_sys::Query,
+    text: *const c_char,
+}
+
+impl Planning {
+    /// What identifies it until the planner has ended.
+    pub fn id(&self) -> usize {
+        self.parse.addr()
+    }
+
+    /// The query id, or 0.
+    pub fn query_id(&self) -> i64 {
+        // SAFETY: Postgres passes a valid query.
+        unsafe { (*self.parse).queryId as i64 }
+    }
+
+    /// The text.
+    pub fn text(&self) -> Text {
+        // SAFETY: as above.
+        let (location, length) = unsafe { ((*self.parse).stmt_location, (*self.parse).stmt_len) };
+        Text { start: self.text, location, length }
+    }
+}
+
+/// A query that is being executed.
+#[derive(Debug)]
+pub struct Query(*mut pg_sys::QueryDesc);
+
+impl Query {
+    fn plan(&self) -> &pg_sys::PlannedStmt {
+        // SAFETY: Postgres passes a valid query, whose plan lives longer.
+        let plan = unsafe { (*self.0).plannedstmt };
+        // SAFETY: as above.
+        unsafe { &*plan }
+    }
+
+    /// What identifies it until it ends.
+    pub fn id(&self) -> usize {
+        self.0.addr()
+    }
+
+    /// The query id, or 0.
+    pub fn query_id(&self) -> i64 {
+        self.plan().queryId as i64
+    }
+
+    /// The text.
+    pub fn text(&self) -> Text {
+        // SAFETY: Postgres passes a valid query.
+        let start = unsafe { (*self.0).sourceText };
+        Text { start, location: self.plan().stmt_location, length: self.plan().stmt_len }
+    }
+
+    /// Whether workers may take part in it.
+    pub fn is_parallel(&self) -> bool {
+        self.plan().parallelModeNeeded
+    }
+
+    /// What the planner thinks that it costs.
+    pub fn cost(&self) -> f64 {
+        // SAFETY: the plan lives as long as the query. A null pointer has no plan.
+        unsafe { self.plan().planTree.as_ref() }.map_or(0.0, |plan| plan.total_cost)
+    }
+}
+
+/// A utility statement.
+#[derive(Debug)]
+pub struct Utility {
+    statement: *mut pg_sys::PlannedStmt,
+    text: *const c_char,
+    tag: NodeTag,
+}
+
+impl Utility {
+    fn new(statement: *mut pg_sys::PlannedStmt, text: *const c_char) -> Self {
+        // SAFETY: Postgres passes a valid statement.
+        let node = unsafe { (*statement).utilityStmt };
+        // SAFETY: every statement is a node.
+        let tag = unsafe { (*node).type_ };
+        Utility { statement, text, tag }
+    }
+
+    /// What identifies it until it ends.
+    pub fn id(&self) -> usize {
+        self.statement.addr()
+    }
+
+    /// The query id, or 0.
+    pub fn query_id(&self) -> i64 {
+        // SAFETY: Postgres passes a valid statement.
+        unsafe { (*self.statement).queryId as i64 }
+    }
+
+    /// The text.
+    pub fn text(&self) -> Text {
+        // SAFETY: as above.
+        let (location, length) = unsafe { ((*self.statement).stmt_location, (*self.statement).stmt_len) };
+        Text { start: self.text, location, length }
+    }
+
+    /// Whether it only prepares or executes another statement, which counts itself. So it is in pg_stat_statements.
+    pub fn is_transparent(&self) -> bool {
+        matches!(self.tag, NodeTag::T_ExecuteStmt | NodeTag::T_PrepareStmt)
+    }
+
+    /// Whether it can take long.
+    pub fn is_costly(&self) -> bool {
+        compat::COSTLY_UTILITIES.contains(&self.tag)
+    }
+
+    /// Whether it can keep much in shared memory that is unmapped before its end.
+    pub fn uses_shared_memory(&self) -> bool {
+        self.tag == NodeTag::T_VacuumStmt
+    }
+}
+
+type ExecutorStart = unsafe extern "C-unwind" fn(*mut pg_sys::QueryDesc, c_int);
+type ExecutorFinish = unsafe extern "C-unwind" fn(*mut pg_sys::QueryDesc);
+type ProcessUtility = unsafe extern "C-unwind" fn(
+    *mut pg_sys::PlannedStmt,
+    *const c_char,
+    bool,
+    pg_sys::ProcessUtilityContext::Type,
+    pg_sys::ParamListInfo,
+    *mut pg_sys::QueryEnvironment,
+    *mut pg_sys::DestReceiver,
+    *mut pg_sys::QueryCompletion,
+);
+
+unsafe extern "C-unwind" {
+    fn standard_ExecutorStart(query: *mut pg_sys::QueryDesc, flags: c_int);
+    fn standard_ExecutorFinish(query: *mut pg_sys::QueryDesc);
+    fn standard_ExecutorEnd(query: *mut pg_sys::QueryDesc);
+    fn standard_ProcessUtility(
+        statement: *mut pg_sys::PlannedStmt,
+        text: *const c_char,
+        is_read_only: bool,
+        context: pg_sys::ProcessUtilityContext::Type,
+        parameters: pg_sys::ParamListInfo,
+        environment: *mut pg_sys::QueryEnvironment,
+        destination: *mut pg_sys::DestReceiver,
+        completion: *mut pg_sys::QueryCompletion,
+    );
+}
+
+// The functions that come next: another extension's, or the standard ones.
+static NEXT_START: OnceLock<ExecutorStart> = OnceLock::new();
+static NEXT_RUN: OnceLock<compat::ExecutorRun> = OnceLock::new();
+static NEXT_FINISH: OnceLock<ExecutorFinish> = OnceLock::new();
+static NEXT_END: OnceLock<ExecutorFinish> = OnceLock::new();
+static NEXT_UTILITY: OnceLock<ProcessUtility> = OnceLock::new();
+static NEXT_PLANNER: OnceLock<compat::Planner> = OnceLock::new();
+
+/// Lets an observer be told from now on, in this process and all that it forks. Called once, when the postmaster loads the
+/// library.
+pub fn install<O: Observer>() {
+    macro_rules! chain {
+        ($hook:ident, $next:ident, $standard:path, $ours:path) => {
+            // SAFETY: a plain variable, which only the main thread uses.
+            let previous = unsafe { pg_sys::$hook };
+            $next.set(previous.unwrap_or($standard)).expect("the hooks are installed once");
+            // SAFETY: as above.
+            unsafe { pg_sys::$hook = Some($ours) };
+        };
+    }
+    chain!(ExecutorStart_hook, NEXT_START, standard_ExecutorStart, executor_start::<O>);
+    chain!(ExecutorRun_hook, NEXT_RUN, compat::standard_ExecutorRun, executor_run::<O>);
+    chain!(ExecutorFinish_hook, NEXT_FINISH, standard_ExecutorFinish, executor_finish::<O>);
+    chain!(ExecutorEnd_hook, NEXT_END, standard_ExecutorEnd, executor_end::<O>);
+    chain!(ProcessUtility_hook, NEXT_UTILITY, standard_ProcessUtility, process_utility::<O>);
+    chain!(planner_hook, NEXT_PLANNER, compat::standard_planner, plan::<O>);
+}
+
+fn next<F: Copy>(next: &OnceLock<F>) -> F {
+    *next.get().expect("the hooks are installed")
+}
+
+unsafe extern "C-unwind" fn executor_start<O: Observer>(query: *mut pg_sys::QueryDesc, flags: c_int) {
+    let is_watching = O::is_watching();
+    if is_watching {
+        O::executor_starts(&Query(query));
+    }
+    // SAFETY: the arguments are those of Postgres.
+    unsafe { next(&NEXT_START)(query, flags) };
+    if is_watching {
+        O::executor_pauses(&Query(query));
+    }
+}
+
+#[cfg(any(feature = "pg15", feature = "pg16", feature = "pg17"))]
+unsafe extern "C-unwind" fn executor_run<O: Observer>(
+    query: *mut pg_sys::QueryDesc,
+    direction: pg_sys::ScanDirection::Type,
+    count: u64,
+    execute_once: bool,
+) {
+    let is_watching = O::is_watching();
+    if is_watching {
+        O::executor_resumes(&Query(query));
+    }
+    // SAFETY: the arguments are those of Postgres.
+    unsafe { next(&NEXT_RUN)(query, direction, count, execute_once) };
+    if is_watching {
+        ran::<O>(query, count);
+    }
+}
+
+#[cfg(not(any(feature = "pg15", feature = "pg16", feature = "pg17")))]
+unsafe extern "C-unwind" fn executor_run<O: Observer>(
+    query: *mut pg_sys::QueryDesc,
+    direction: pg_sys::ScanDirection::Type,
+    count: u64,
+) {
+    let is_watching = O::is_watching();
+    if is_watching {
+        O::executor_resumes(&Query(query));
+    }
+    // SAFETY: the arguments are those of Postgres.
+    unsafe { next(&NEXT_RUN)(query, direction, count) };
+    if is_watching {
+        ran::<O>(query, count);
+    }
+}
+
+fn ran<O: Observer>(query: *mut pg_sys::QueryDesc, count: u64) {
+    // 0 means all rows.
+    if count == 0 {
+        O::executor_pauses(&Query(query));
+    } else {
+        O::executor_waits(&Query(query));
+    }
+}
+
+unsafe extern "C-unwind" fn executor_finish<O: Observer>(query: *mut pg_sys::QueryDesc) {
+    let is_watching = O::is_watching();
+    if is_watching {
+        O::executor_resumes(&Query(query));
+    }
+    // SAFETY: the arguments are those of Postgres.
+    unsafe { next(&NEXT_FINISH)(query) };
+    if is_watching {
+        O::executor_pauses(&Query(query));
+    }
+}
+
+unsafe extern "C-unwind" fn executor_end<O: Observer>(query: *mut pg_sys::QueryDesc) {
+    if O::is_watching() {
+        O::executor_ends(&Query(query));
+    }
+    // SAFETY: the arguments are those of Postgres.
+    unsafe { next(&NEXT_END)(query) };
+}
+
+unsafe extern "C-unwind" fn process_utility<O: Observer>(
+    statement: *mut pg_sys::PlannedStmt,
+    text: *const c_char,
+    is_read_only: bool,
+    context: pg_sys::ProcessUtilityContext::Type,
+    parameters: pg_sys::ParamListInfo,
+    environment: *mut pg_sys::QueryEnvironment,
+    destination: *mut pg_sys::DestReceiver,
+    completion: *mut pg_sys::QueryCompletion,
+) {
+    let utility = Utility::new(statement, text);
+    let is_watching = O::is_watching() && !utility.is_transparent();
+    if is_watching {
+        O::utility_starts(&utility);
+    }
+    // SAFETY: the arguments are those of Postgres.
+    unsafe {
+        next(&NEXT_UTILITY)(statement, text, is_read_only, context, parameters, environment, destination, completion)
+    };
+    if is_watching {
+        O::utility_ended(&utility);
+    }
+}
+
+#[cfg(not(feature = "pg19"))]
+unsafe extern "C-unwind" fn plan<O: Observer>(
+    parse: *mut pg_sys::Query,
+    text: *const c_char,
+    options: c_int,
+    parameters: pg_sys::ParamListInfo,
+) -> *mut pg_sys::PlannedStmt {
+    let planning = Planning { parse, text };
+    let is_watching = O::is_watching();
+    if is_watching {
+        O::planner_starts(&planning);
+    }
+    // SAFETY: the arguments are those of Postgres.
+    let planned = unsafe { next(&NEXT_PLANNER)(parse, text, options, parameters) };
+    if is_watching {
+        O::planner_ended(&planning);
+    }
+    planned
+}
+
+#[cfg(feature = "pg19")]
+unsafe extern "C-unwind" fn plan<O: Observer>(
+    parse: *mut pg_sys::Query,
+    text: *const c_char,
+    options: c_int,
+    parameters: pg_sys::ParamListInfo,
+    explain: *mut pg_sys::ExplainState,
+) -> *mut pg_sys::PlannedStmt {
+    let planning = Planning { parse, text };
+    let is_watching = O::is_watching();
+    if is_watching {
+        O::planner_starts(&planning);
+    }
+    // SAFETY: the arguments are those of Postgres.
+    let planned = unsafe { next(&NEXT_PLANNER)(parse, text, options, parameters, explain) };
+    if is_watching {
+        O::planner_ended(&planning);
+    }
+    planned
+}
+
+/// Lets Postgres compute query ids, unless compute_query_id forbids it.
+pub fn enable_query_ids() {
+    // SAFETY: sets a variable.
+    unsafe { pg_sys::EnableQueryId() };
+}
+
+/// Where an ERROR would go on: the address of the buffer of the innermost sigsetjmp().
+#[inline]
+pub fn error_handler() -> usize {
+    // SAFETY: a plain variable.
+    unsafe { pg_sys::PG_exception_stack }.addr()
+}
+
+/// What pg_stat_activity shows as this process's query. `None` if there is none.
+pub fn activity() -> Option<Vec<u8>> {
+    // SAFETY: a plain variable.
+    let entry = unsafe { pg_sys::MyBEEntry };
+    // SAFETY: it points to this process's entry in shared memory, which only this process changes.
+    let activity = unsafe { entry.as_ref() }?.st_activity_raw;
+    // SAFETY: it ends with a NUL.
+    (!activity.is_null()).then(|| unsafe { CStr::from_ptr(activity) }.to_bytes().to_vec())
+}
+
+/// The query id that pg_stat_activity shows for this process.
+pub fn reported_query_id() -> i64 {
+    // SAFETY: reads this process's entry in shared memory.
+    (unsafe { pg_sys::pgstat_get_my_query_id() }) as i64
+}

@@ -1,0 +1,96 @@
+//! What Postgres knows about the process that we run in.
+
+use pg_sys::BackendType;
+use pgrx_pg_sys as pg_sys;
+
+// Not that of pgrx, which would set up a guard. It returns a variable.
+unsafe extern "C" {
+    fn GetUserId() -> pg_sys::Oid;
+}
+
+/// The pid.
+pub fn pid() -> i32 {
+    // SAFETY: a plain variable.
+    unsafe { pg_sys::MyProcPid }
+}
+
+/// The time, in microseconds since the Unix epoch.
+pub fn now() -> i64 {
+    let days = i64::from(pg_sys::POSTGRES_EPOCH_JDATE - pg_sys::UNIX_EPOCH_JDATE);
+    // SAFETY: reads the clock.
+    unsafe { pg_sys::GetCurrentTimestamp() + days * 86_400_000_000 }
+}
+
+/// The OID of the current user.
+#[inline]
+pub fn user() -> u32 {
+    // SAFETY: a user is set while statements run.
+    unsafe { GetUserId() }.to_u32()
+}
+
+/// The OID of the database, or 0.
+pub fn database() -> u32 {
+    // SAFETY: a plain variable.
+    unsafe { pg_sys::MyDatabaseId }.to_u32()
+}
+
+/// Whether it is a child of a postmaster, and not a server in single-user mode.
+pub fn is_child() -> bool {
+    // SAFETY: a plain variable.
+    unsafe { pg_sys::IsUnderPostmaster }
+}
+
+/// Whether it is a parallel worker.
+#[inline]
+pub fn is_parallel_worker() -> bool {
+    // SAFETY: a plain variable.
+    (unsafe { pg_sys::ParallelWorkerNumber }) >= 0
+}
+
+/// Whether it works for no client: an autovacuum worker, or a background worker, such as one that applies changes of
+/// logical replication.
+pub fn is_background() -> bool {
+    // SAFETY: a plain variable.
+    let kind = unsafe { pg_sys::MyBackendType };
+    kind == BackendType::B_AUTOVAC_WORKER || kind == BackendType::B_BG_WORKER
+}
+
+/// How many processes can execute statements at the same time.
+pub fn max_backends() -> usize {
+    // SAFETY: a plain variable, set before shared memory is requested.
+    (unsafe { pg_sys::MaxBackends }) as usize
+}
+
+/// The number of this process among those that can execute statements, from 0. `None` if it is none of them.
+pub fn number() -> Option<usize> {
+    // SAFETY: a plain variable.
+    number_of(unsafe { pg_sys::MyProc })
+}
+
+/// The number and the pid of the leader if this is a parallel worker.
+pub fn leader() -> Option<(usize, i32)> {
+    // SAFETY: a plain variable.
+    let process = unsafe { pg_sys::MyProc };
+    // SAFETY: it points to this process's structure, or is null.
+    let leader = unsafe { process.as_ref() }?.lockGroupLeader;
+    if leader == process {
+        return None;
+    }
+    let number = number_of(leader)?;
+    // SAFETY: the number says that it points to one of the structures in shared memory.
+    let pid = unsafe { &raw const (*leader).pid };
+    // SAFETY: as above. The read is volatile because another process writes the field.
+    Some((number, unsafe { pid.read_volatile() }))
+}
+
+fn number_of(process: *const pg_sys::PGPROC) -> Option<usize> {
+    if process.is_null() {
+        return None;
+    }
+    // SAFETY: a plain variable.
+    let global = unsafe { pg_sys::ProcGlobal };
+    // SAFETY: it is set before there are children.
+    let first = unsafe { (*global).allProcs };
+    let number = process.addr().checked_sub(first.addr())? / size_of::<pg_sys::PGPROC>();
+    (number < max_backends()).then_some(number)
+}

@@ -1,0 +1,510 @@
+//! The statements of this process.
+
+use std::cell::UnsafeCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering, compiler_fence};
+
+use crate::model::statements::executions::{Abort, Execution, Start};
+use crate::model::statements::follower::Follower;
+use crate::model::statements::meter::{HEAVY, Mark, Probe, Sample};
+use crate::model::statements::table::{Call, Key};
+use crate::pg::hooks::{self, Planning, Query, Text, Utility};
+use crate::pg::{error, fd, settings, this_process, timeout, transactions};
+use crate::proc::clock::Clock;
+use crate::proc::own_memory::OwnMemory;
+use crate::proc::root::Root;
+
+use super::shared::{self, Slot, Workers};
+
+/// Plans that are cheaper than this end soon, so their memory is not looked at while they run.
+const COSTLY: f64 = 1000.0;
+
+/// A statement that is being executed.
+#[derive(Debug)]
+struct Statement {
+    key: Key,
+    text: Text,
+    growth_planning: u64,
+    workers: Workers,
+}
+
+impl Statement {
+    fn add(&mut self, workers: Workers) {
+        self.workers.all = self.workers.all.max(workers.all);
+        self.workers.largest = self.workers.largest.max(workers.largest);
+    }
+}
+
+/// What is known of a query that has been planned, until it is executed.
+#[derive(Debug)]
+struct Planned {
+    query_id: i64,
+    depth: usize,
+    base: u64,
+    growth: u64,
+}
+
+/// The memory of this process. Before its mark is lowered, others are told how high it was.
+#[derive(Debug)]
+struct Memory {
+    own: OwnMemory,
+    slot: Option<&'static Slot>,
+    mark: u64,
+}
+
+impl Probe for Memory {
+    fn mark(&mut self) -> Mark {
+        let mark = self.own.mark();
+        self.mark = mark.resident;
+        mark
+    }
+
+    fn sample(&mut self) -> Option<Sample> {
+        if !self.own.is_open() {
+            self.own.open(&Root::default());
+            fd::keep(2);
+        }
+        self.own.sample()
+    }
+
+    fn lower_mark(&mut self) -> bool {
+        if let Some(slot) = self.slot {
+            slot.keep_peak_rss(self.mark);
+        }
+        self.own.lower_mark()
+    }
+
+    fn is_open(&self) -> bool {
+        self.own.is_open()
+    }
+}
+
+/// What this process does.
+struct Session {
+    clock: Clock,
+    follower: Follower<Memory, Statement>,
+    planned: Option<Planned>,
+    /// The last heavy statement of the client, and what the session held before it.
+    last_heavy: Option<(Key, u64)>,
+    is_ticking: bool,
+    is_worker: bool,
+    /// The largest growth in a parallel worker.
+    worker_growth: u64,
+    /// What this process held when it was first looked at, in bytes.
+    first_private: u64,
+    /// Whether a statement has been executed since the last transaction.
+    has_executed: bool,
+}
+
+/// The session of this process, from its first statement on.
+struct Place(UnsafeCell<Option<Session>>);
+
+// SAFETY: only the main thread and its signal handler use it, and never at the same time: see IS_BUSY.
+unsafe impl Sync for Place {}
+
+static SESSION: Place = Place(UnsafeCell::new(None));
+
+/// Whether the main thread is using the session. The signal handler then leaves it alone.
+static IS_BUSY: AtomicBool = AtomicBool::new(false);
+
+/// Whether something has failed in this process, so that nothing is followed any more.
+static HAS_FAILED: AtomicBool = AtomicBool::new(false);
+
+/// Whether something that was started has not ended.
+static HAS_OPEN: AtomicBool = AtomicBool::new(false);
+
+/// Whether statements are to be followed.
+#[inline]
+pub fn is_watching() -> bool {
+    settings::statements() || HAS_OPEN.load(Ordering::Relaxed)
+}
+
+/// Runs something with the session, if there is one. No panic and no ERROR gets out.
+#[inline]
+fn with_session(run: impl FnOnce(&mut Session)) {
+    if HAS_FAILED.load(Ordering::Relaxed) {
+        return;
+    }
+    IS_BUSY.store(true, Ordering::Relaxed);
+    compiler_fence(Ordering::SeqCst);
+    let outcome = catch_unwind(AssertUnwindSafe(|| {
+        // SAFETY: see Place. What runs does not call this function again.
+        let place = unsafe { &mut *SESSION.0.get() };
+        if let Some(session) = place {
+            run(session);
+            HAS_OPEN.store(!session.follower.executions().is_empty(), Ordering::Relaxed);
+        }
+    }));
+    compiler_fence(Ordering::SeqCst);
+    IS_BUSY.store(false, Ordering::Relaxed);
+    if outcome.is_err() {
+        HAS_FAILED.store(true, Ordering::Relaxed);
+        HAS_OPEN.store(false, Ordering::Relaxed);
+        error::forget("pg_meminfo no longer follows the statements of this process");
+    }
+}
+
+/// Begins to follow this process.
+#[inline]
+fn attach() {
+    // SAFETY: see Place. The signal handler is registered later.
+    if unsafe { (*SESSION.0.get()).is_none() } {
+        attach_for_the_first_time();
+    }
+}
+
+#[cold]
+fn attach_for_the_first_time() {
+    if !this_process::is_child() || !shared::is_there() || HAS_FAILED.load(Ordering::Relaxed) {
+        HAS_FAILED.store(true, Ordering::Relaxed);
+        return;
+    }
+    let mut own = OwnMemory::default();
+    own.open(&Root::default());
+    let Some(mut follower) = Follower::new(Memory { own, slot: Slot::take(), mark: 0 }) else {
+        HAS_FAILED.store(true, Ordering::Relaxed);
+        return;
+    };
+    // Most sessions never need them again.
+    follower.probe.own.close();
+    let session = Session {
+        clock: Clock::fastest(),
+        first_private: follower.meter.private(),
+        has_executed: false,
+        follower,
+        planned: None,
+        last_heavy: None,
+        is_ticking: false,
+        is_worker: this_process::is_parallel_worker(),
+        worker_growth: 0,
+    };
+    // SAFETY: as in attach().
+    unsafe { *SESSION.0.get() = Some(session) };
+}
+
+/// Called every few milliseconds while something costly runs.
+unsafe extern "C-unwind" fn tick() {
+    if IS_BUSY.load(Ordering::Relaxed) || HAS_FAILED.load(Ordering::Relaxed) {
+        return;
+    }
+    // SAFETY: the main thread is not using it, and does not run before this returns.
+    if let Some(session) = unsafe { &mut *SESSION.0.get() }
+        && session.follower.probe.is_open()
+    {
+        session.follower.meter.sample(&mut session.follower.probe);
+    }
+}
+
+impl Session {
+    fn start_of(&self, id: usize, outlives_transaction: bool) -> Start {
+        Start { id, handler: hooks::error_handler(), level: transactions::level(), outlives_transaction }
+    }
+
+    /// The statement, or nothing if it counts only for those around it.
+    fn statement(&self, query_id: i64, text: Text) -> Option<Statement> {
+        let toplevel = self.follower.executions().is_idle();
+        let query_id = match query_id {
+            // Another extension has hidden it, or Postgres gives none to the query of a cursor.
+            0 if toplevel => hooks::reported_query_id(),
+            0 => return None,
+            query_id => query_id,
+        };
+        let key = Key {
+            user: this_process::user(),
+            database: this_process::database(),
+            query_id,
+            toplevel: toplevel.into(),
+        };
+        Some(Statement { key, text, growth_planning: 0, workers: Workers::default() })
+    }
+
+    fn start(&mut self, id: usize, is_utility: bool, base: Option<u64>, statement: Statement) {
+        self.has_executed = true;
+        let is_idle = self.follower.executions().is_idle();
+        let (now, start) = (self.clock.now(), self.start_of(id, is_utility));
+        let private = self.follower.start(now, start, base, statement);
+        if is_idle && let Some(private) = private {
+            self.settle(private);
+        }
+    }
+
+    /// What the last heavy statement has left behind.
+    #[cold]
+    fn settle(&mut self, private: u64) {
+        if let Some((key, base)) = self.last_heavy.take() {
+            shared::write(|table, _| table.keep(key, private.saturating_sub(base)));
+        }
+    }
+
+    fn tick_while_running(&mut self) {
+        let interval = settings::statements_interval();
+        if !self.is_ticking && interval > 0 {
+            self.is_ticking = true;
+            // The signal handler opens no files.
+            if !self.follower.probe.is_open() {
+                self.follower.probe.sample();
+            }
+            timeout::start(tick, interval);
+        }
+    }
+
+    fn stop_ticking_if_idle(&mut self) {
+        if self.is_ticking && self.follower.executions().is_idle() {
+            self.is_ticking = false;
+            timeout::stop();
+        }
+    }
+
+    /// A statement ends. `has_workers` says whether parallel workers can have worked for it.
+    fn end(&mut self, id: usize, has_workers: bool) {
+        let now = self.clock.now();
+        if let Some(mut execution) = self.follower.finish(now, id, hooks::error_handler()) {
+            if has_workers && let Some(workers) = self.take_workers() {
+                execution.statement.add(workers);
+            }
+            // SAFETY: it has not ended yet.
+            self.record(execution, false, |text, max| unsafe { text.copy(max) });
+        }
+        self.stop_ticking_if_idle();
+    }
+
+    /// What parallel workers have needed. It belongs to all statements that are running.
+    fn take_workers(&mut self) -> Option<Workers> {
+        let workers = self.follower.probe.slot?.take_workers()?;
+        for execution in self.follower.iter_running() {
+            execution.statement.add(workers);
+        }
+        Some(workers)
+    }
+
+    fn record(
+        &mut self,
+        execution: Execution<Statement>,
+        is_error: bool,
+        copy: impl FnOnce(Text, usize) -> Option<Vec<u8>>,
+    ) {
+        if self.is_worker {
+            self.worker_growth = self.worker_growth.max(execution.growth);
+            return;
+        }
+        let statement = &execution.statement;
+        if execution.growth < HEAVY && statement.workers.all < HEAVY {
+            return;
+        }
+        let text = copy(statement.text, settings::query_size());
+        let call = Call {
+            is_call: true,
+            is_error,
+            peak: execution.peak.at_least,
+            peak_at_most: execution.peak.at_most,
+            growth: execution.growth,
+            growth_planning: statement.growth_planning,
+            workers_peak: statement.workers.all,
+            worker_peak_max: statement.workers.largest,
+            major_faults: execution.major_faults,
+            at: this_process::now(),
+            pid: this_process::pid() as u64,
+            text: text.as_deref(),
+        };
+        // Without memory for it, the statement is left out.
+        let _ = shared::write(|table, _| table.add(statement.key, &call));
+        if statement.key.toplevel != 0 {
+            self.last_heavy = Some((statement.key, execution.base));
+        }
+    }
+
+    fn abort(&mut self, abort: Abort) {
+        let now = self.clock.now();
+        self.take_workers();
+        let mut dead = Vec::new();
+        self.follower.abort(now, abort, |execution, was_running| {
+            if execution.growth >= HEAVY && dead.try_reserve(1).is_ok() {
+                dead.push((execution, was_running));
+            }
+        });
+        for (execution, was_running) in dead {
+            // Only the client's message certainly still exists.
+            let copy = |text: Text, max| {
+                // SAFETY: it has not ended, because it is the client's.
+                if text.is_of_client() { unsafe { text.copy(max) } } else { None }
+            };
+            self.record(execution, was_running, copy);
+        }
+        self.stop_ticking_if_idle();
+    }
+
+    /// What a process has needed that executes no statements of a client.
+    fn end_background(&mut self) {
+        self.follower.meter.sample(&mut self.follower.probe);
+        let Some(finding) = self.follower.meter.take() else { return };
+        let growth = finding.peak.at_least.saturating_sub(self.first_private);
+        if self.has_executed || growth < HEAVY {
+            return;
+        }
+        let key = Key { user: this_process::user(), database: this_process::database(), query_id: 0, toplevel: 1 };
+        let text = hooks::activity();
+        let call = Call {
+            is_call: true,
+            peak: finding.peak.at_least,
+            peak_at_most: finding.peak.at_most,
+            growth,
+            major_faults: finding.major_faults,
+            at: this_process::now(),
+            pid: this_process::pid() as u64,
+            text: text.as_deref(),
+            ..Call::default()
+        };
+        let _ = shared::write(|table, _| table.add(key, &call));
+    }
+}
+
+/// Follows this process.
+pub struct Observer;
+
+impl hooks::Observer for Observer {
+    #[inline]
+    fn is_watching() -> bool {
+        is_watching()
+    }
+
+    fn planner_starts(planning: &Planning) {
+        attach();
+        with_session(|session| {
+            session.planned = None;
+            if let Some(statement) = session.statement(planning.query_id(), planning.text()) {
+                session.start(planning.id(), false, None, statement);
+            }
+        });
+    }
+
+    fn planner_ended(planning: &Planning) {
+        with_session(|session| {
+            let now = session.clock.now();
+            if let Some(execution) = session.follower.finish(now, planning.id(), hooks::error_handler()) {
+                session.planned = Some(Planned {
+                    query_id: execution.statement.key.query_id,
+                    depth: session.follower.executions().running(),
+                    base: execution.base,
+                    growth: execution.growth,
+                });
+            }
+        });
+    }
+
+    fn executor_starts(query: &Query) {
+        attach();
+        with_session(|session| {
+            let is_parallel = query.is_parallel() || session.is_worker;
+            if is_parallel {
+                session.follower.meter.expect_shrinking();
+            }
+            let Some(mut statement) = session.statement(query.query_id(), query.text()) else { return };
+            let depth = session.follower.executions().running();
+            let is_this = |planned: &Planned| planned.query_id == statement.key.query_id && planned.depth == depth;
+            let planned = session.planned.take().filter(is_this);
+            statement.growth_planning = planned.as_ref().map_or(0, |planned| planned.growth);
+            session.start(query.id(), false, planned.map(|planned| planned.base), statement);
+            if is_parallel {
+                // Again, in case that a sample has been taken.
+                session.follower.meter.expect_shrinking();
+            }
+        });
+    }
+
+    fn executor_resumes(query: &Query) {
+        with_session(|session| {
+            let clock = session.clock;
+            session.follower.resume(|| clock.now(), query.id(), hooks::error_handler());
+            if query.is_parallel() || session.is_worker {
+                session.follower.meter.expect_shrinking();
+            }
+            if query.cost() >= COSTLY {
+                session.tick_while_running();
+            }
+        });
+    }
+
+    fn executor_pauses(query: &Query) {
+        with_session(|session| {
+            session.follower.pause(query.id());
+            session.stop_ticking_if_idle();
+        });
+    }
+
+    fn executor_waits(query: &Query) {
+        with_session(|session| {
+            session.follower.wait(session.clock.now(), query.id());
+            session.stop_ticking_if_idle();
+        });
+    }
+
+    fn executor_ends(query: &Query) {
+        with_session(|session| session.end(query.id(), query.is_parallel()));
+    }
+
+    fn utility_starts(utility: &Utility) {
+        attach();
+        with_session(|session| {
+            session.planned = None;
+            if let Some(statement) = session.statement(utility.query_id(), utility.text()) {
+                session.start(utility.id(), true, None, statement);
+            }
+            if utility.uses_shared_memory() {
+                session.follower.meter.expect_shrinking();
+            }
+            if utility.is_costly() {
+                session.tick_while_running();
+            }
+        });
+    }
+
+    fn utility_ended(utility: &Utility) {
+        with_session(|session| session.end(utility.id(), true));
+    }
+}
+
+impl transactions::Observer for Observer {
+    fn committed() {
+        if this_process::is_background() && is_watching() && !this_process::is_parallel_worker() {
+            attach();
+            with_session(Session::end_background);
+        }
+        with_session(|session| {
+            session.has_executed = false;
+            session.follower.end_transaction();
+        });
+    }
+
+    fn aborts() {
+        let abort = if transactions::is_exiting() { Abort::Exit } else { Abort::Transaction(hooks::error_handler()) };
+        with_session(|session| session.abort(abort));
+    }
+
+    fn worker_ends() {
+        if !is_watching() {
+            return;
+        }
+        attach();
+        with_session(|session| {
+            let growth = if session.has_executed {
+                session.worker_growth
+            } else {
+                // It has built an index, or vacuumed. No hook was called, so this is the first look.
+                let mark = session.follower.probe.mark();
+                let shared = session.follower.probe.sample().map_or(mark.resident, |sample| sample.shared);
+                mark.resident.saturating_sub(shared).saturating_sub(shared::first_private())
+            };
+            if growth > 0 && let Some(leader) = Slot::of_leader() {
+                leader.add_worker(growth);
+            }
+        });
+    }
+
+    fn subtransaction_committed(level: i32) {
+        with_session(|session| session.follower.join_outer(level));
+    }
+
+    fn subtransaction_aborts(level: i32) {
+        with_session(|session| session.abort(Abort::Subtransaction(level)));
+    }
+}
