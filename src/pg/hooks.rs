@@ -72,10 +72,16 @@ impl Text {
         Some(copy)
     }
 
-    /// Whether it is part of what the client has sent last, which is valid until the next message.
-    pub fn is_of_client(self) -> bool {
+    /// Whether it is still valid while an ERROR in the statement that starts now is handled. It is if it belongs to the
+    /// client's message, or to the portal that is being executed. Others may be freed by whoever catches the ERROR first.
+    pub fn outlives_error(self) -> bool {
         // SAFETY: a plain variable.
-        self.start == unsafe { pg_sys::debug_query_string }
+        let of_client = unsafe { pg_sys::debug_query_string };
+        // SAFETY: as above.
+        let portal = unsafe { pg_sys::ActivePortal };
+        // SAFETY: it is null, or points to a portal.
+        let portal = unsafe { portal.as_ref() };
+        self.start == of_client || portal.is_some_and(|portal| portal.sourceText == self.start)
     }
 }
 

@@ -4,7 +4,7 @@ use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering, compiler_fence};
 
-use crate::model::statements::executions::{Abort, Execution, Start};
+use crate::model::statements::executions::{Abort, Execution, Needs, Start};
 use crate::model::statements::follower::Follower;
 use crate::model::statements::meter::{HEAVY, Mark, Probe, Sample};
 use crate::model::statements::table::{Call, Key};
@@ -23,7 +23,11 @@ const COSTLY: f64 = 1000.0;
 #[derive(Debug)]
 struct Statement {
     key: Key,
+    /// It has no query id of its own, as the query of a cursor, and counts only if none is around it when it ends.
+    is_part: bool,
     text: Text,
+    /// Whether the text is still valid while an ERROR is handled.
+    outlives_error: bool,
     growth_planning: u64,
     workers: Workers,
 }
@@ -40,8 +44,7 @@ impl Statement {
 struct Planned {
     query_id: i64,
     depth: usize,
-    base: u64,
-    growth: u64,
+    needs: Needs,
 }
 
 /// The memory of this process. Before its mark is lowered, others are told how high it was.
@@ -200,29 +203,26 @@ impl Session {
         Start { id, handler: hooks::error_handler(), level: transactions::level(), outlives_transaction }
     }
 
-    /// The statement, or nothing if it counts only for those around it.
-    fn statement(&self, query_id: i64, text: Text) -> Option<Statement> {
-        let toplevel = self.follower.executions().is_idle();
-        let query_id = match query_id {
-            // Another extension has hidden it, or Postgres gives none to the query of a cursor.
-            0 if toplevel => hooks::reported_query_id(),
-            0 => return None,
-            query_id => query_id,
-        };
+    fn statement(&self, query_id: i64, text: Text) -> Statement {
+        let is_toplevel = self.follower.executions().is_idle();
+        let has_id = query_id != 0;
         let key = Key {
             user: this_process::user(),
             database: this_process::database(),
-            query_id,
-            toplevel: toplevel.into(),
+            // Another extension has hidden it, or there is none, as for the query of a cursor in PostgreSQL 15.
+            query_id: if has_id { query_id } else { hooks::reported_query_id() },
+            toplevel: (is_toplevel || !has_id).into(),
         };
-        Some(Statement { key, text, growth_planning: 0, workers: Workers::default() })
+        let is_part = !is_toplevel && !has_id;
+        let outlives_error = text.outlives_error();
+        Statement { key, is_part, text, outlives_error, growth_planning: 0, workers: Workers::default() }
     }
 
-    fn start(&mut self, id: usize, is_utility: bool, base: Option<u64>, statement: Statement) {
+    fn start(&mut self, id: usize, is_utility: bool, planning: Option<Needs>, statement: Statement) {
         self.has_executed = true;
         let is_idle = self.follower.executions().is_idle();
         let (now, start) = (self.clock.now(), self.start_of(id, is_utility));
-        let private = self.follower.start(now, start, base, statement);
+        let private = self.follower.start(now, start, planning, statement);
         if is_idle && let Some(private) = private {
             self.settle(private);
         }
@@ -262,8 +262,7 @@ impl Session {
             if has_workers && let Some(workers) = self.take_workers() {
                 execution.statement.add(workers);
             }
-            // SAFETY: it has not ended yet.
-            self.record(execution, false, |text, max| unsafe { text.copy(max) });
+            self.record(execution, false, false);
         }
         self.stop_ticking_if_idle();
     }
@@ -277,31 +276,30 @@ impl Session {
         Some(workers)
     }
 
-    fn record(
-        &mut self,
-        execution: Execution<Statement>,
-        is_error: bool,
-        copy: impl FnOnce(Text, usize) -> Option<Vec<u8>>,
-    ) {
+    /// Adds a statement to the table if it has grown. `was_ended` says whether it ended without its own end, and
+    /// `is_error` whether an ERROR in it was the reason.
+    fn record(&mut self, execution: Execution<Statement>, was_ended: bool, is_error: bool) {
         if self.is_worker {
-            self.worker_growth = self.worker_growth.max(execution.growth);
+            self.worker_growth = self.worker_growth.max(execution.needs.growth);
             return;
         }
-        let statement = &execution.statement;
-        if execution.growth < HEAVY && statement.workers.all < HEAVY {
+        let (statement, needs) = (&execution.statement, &execution.needs);
+        let is_counted_elsewhere = statement.is_part && !self.follower.executions().is_idle();
+        if is_counted_elsewhere || needs.growth < HEAVY && statement.workers.all < HEAVY {
             return;
         }
-        let text = copy(statement.text, settings::query_size());
+        // SAFETY: it has not ended, or its text is valid while an ERROR is handled.
+        let text = (!was_ended || statement.outlives_error).then(|| unsafe { statement.text.copy(settings::query_size()) }).flatten();
         let call = Call {
             is_call: true,
             is_error,
-            peak: execution.peak.at_least,
-            peak_at_most: execution.peak.at_most,
-            growth: execution.growth,
+            peak: needs.peak.at_least,
+            peak_at_most: needs.peak.at_most,
+            growth: needs.growth,
             growth_planning: statement.growth_planning,
             workers_peak: statement.workers.all,
             worker_peak_max: statement.workers.largest,
-            major_faults: execution.major_faults,
+            major_faults: needs.major_faults,
             at: this_process::now(),
             pid: this_process::pid() as u64,
             text: text.as_deref(),
@@ -309,7 +307,7 @@ impl Session {
         // Without memory for it, the statement is left out.
         let _ = shared::write(|table, _| table.add(statement.key, &call));
         if statement.key.toplevel != 0 {
-            self.last_heavy = Some((statement.key, execution.base));
+            self.last_heavy = Some((statement.key, needs.base));
         }
     }
 
@@ -318,17 +316,16 @@ impl Session {
         self.take_workers();
         let mut dead = Vec::new();
         self.follower.abort(now, abort, |execution, was_running| {
-            if execution.growth >= HEAVY && dead.try_reserve(1).is_ok() {
+            if execution.needs.growth >= HEAVY && dead.try_reserve(1).is_ok() {
                 dead.push((execution, was_running));
             }
         });
+        let has_whole = dead.iter().any(|(execution, _)| !execution.statement.is_part);
         for (execution, was_running) in dead {
-            // Only the client's message certainly still exists.
-            let copy = |text: Text, max| {
-                // SAFETY: it has not ended, because it is the client's.
-                if text.is_of_client() { unsafe { text.copy(max) } } else { None }
-            };
-            self.record(execution, was_running, copy);
+            if execution.statement.is_part && has_whole {
+                continue;
+            }
+            self.record(execution, true, was_running);
         }
         self.stop_ticking_if_idle();
     }
@@ -371,9 +368,8 @@ impl hooks::Observer for Observer {
         attach();
         with_session(|session| {
             session.planned = None;
-            if let Some(statement) = session.statement(planning.query_id(), planning.text()) {
-                session.start(planning.id(), false, None, statement);
-            }
+            let statement = session.statement(planning.query_id(), planning.text());
+            session.start(planning.id(), false, None, statement);
         });
     }
 
@@ -384,8 +380,7 @@ impl hooks::Observer for Observer {
                 session.planned = Some(Planned {
                     query_id: execution.statement.key.query_id,
                     depth: session.follower.executions().running(),
-                    base: execution.base,
-                    growth: execution.growth,
+                    needs: execution.needs,
                 });
             }
         });
@@ -398,12 +393,12 @@ impl hooks::Observer for Observer {
             if is_parallel {
                 session.follower.meter.expect_shrinking();
             }
-            let Some(mut statement) = session.statement(query.query_id(), query.text()) else { return };
+            let mut statement = session.statement(query.query_id(), query.text());
             let depth = session.follower.executions().running();
             let is_this = |planned: &Planned| planned.query_id == statement.key.query_id && planned.depth == depth;
             let planned = session.planned.take().filter(is_this);
-            statement.growth_planning = planned.as_ref().map_or(0, |planned| planned.growth);
-            session.start(query.id(), false, planned.map(|planned| planned.base), statement);
+            statement.growth_planning = planned.as_ref().map_or(0, |planned| planned.needs.growth);
+            session.start(query.id(), false, planned.map(|planned| planned.needs), statement);
             if is_parallel {
                 // Again, in case that a sample has been taken.
                 session.follower.meter.expect_shrinking();
@@ -446,9 +441,8 @@ impl hooks::Observer for Observer {
         attach();
         with_session(|session| {
             session.planned = None;
-            if let Some(statement) = session.statement(utility.query_id(), utility.text()) {
-                session.start(utility.id(), true, None, statement);
-            }
+            let statement = session.statement(utility.query_id(), utility.text());
+            session.start(utility.id(), true, None, statement);
             if utility.uses_shared_memory() {
                 session.follower.meter.expect_shrinking();
             }

@@ -14,14 +14,8 @@ pub type Handler = usize;
 pub struct Execution<T> {
     /// The statement.
     pub statement: T,
-    /// The peak while it ran.
-    pub peak: Peak,
-    /// The most that it held, beyond what the session held when it started, in bytes.
-    pub growth: u64,
-    /// The number of major faults while it ran.
-    pub major_faults: u64,
-    /// What the session held when it started, or would hold now without it, in bytes.
-    pub base: u64,
+    /// What it has needed while it ran.
+    pub needs: Needs,
     /// What identifies it.
     id: usize,
     is_running: bool,
@@ -31,14 +25,6 @@ pub struct Execution<T> {
     /// The number of the subtransaction's level in which it started.
     level: i32,
     handler: Handler,
-}
-
-impl<T> Execution<T> {
-    fn add(&mut self, finding: Finding) {
-        self.peak.merge(finding.peak);
-        self.growth = self.growth.max(finding.peak.at_least.saturating_sub(self.base));
-        self.major_faults += finding.major_faults;
-    }
 }
 
 /// How a statement starts.
@@ -52,6 +38,32 @@ pub struct Start {
     pub level: i32,
     /// It survives the end of a transaction that it ends itself.
     pub outlives_transaction: bool,
+}
+
+/// What a statement has needed so far.
+#[derive(Clone, Copy, Debug)]
+pub struct Needs {
+    /// The peak.
+    pub peak: Peak,
+    /// The most that it held, beyond `base`, in bytes.
+    pub growth: u64,
+    /// The number of major faults.
+    pub major_faults: u64,
+    /// What the session held when it started, or would hold now without it, in bytes.
+    pub base: u64,
+}
+
+impl Needs {
+    /// Those of a statement that starts while the session holds this.
+    pub fn from(base: u64) -> Self {
+        Needs { peak: Peak::default(), growth: 0, major_faults: 0, base }
+    }
+
+    fn add(&mut self, finding: Finding) {
+        self.peak.merge(finding.peak);
+        self.growth = self.growth.max(finding.peak.at_least.saturating_sub(self.base));
+        self.major_faults += finding.major_faults;
+    }
 }
 
 /// Why executions end without their own end.
@@ -101,9 +113,9 @@ impl<T> Executions<T> {
         self.running
     }
 
-    /// Starts one, which runs from now on. `base` is what the session held before it.
+    /// Starts one, which runs from now on.
     #[inline]
-    pub fn start(&mut self, start: Start, base: u64, statement: T) {
+    pub fn start(&mut self, start: Start, needs: Needs, statement: T) {
         // An ERROR has ended an earlier one that had the same address.
         if self.running < self.open.len() {
             self.remove(start.id);
@@ -112,10 +124,7 @@ impl<T> Executions<T> {
             self.running += 1;
             self.open.push(Execution {
                 statement,
-                peak: Peak::default(),
-                growth: 0,
-                major_faults: 0,
-                base,
+                needs,
                 id: start.id,
                 is_running: true,
                 waits_for_client: false,
@@ -144,7 +153,7 @@ impl<T> Executions<T> {
             execution.waits_for_client = false;
             execution.handler = handler;
             // Until now, `base` was what it held itself.
-            execution.base = meter.private().saturating_sub(execution.base);
+            execution.needs.base = meter.private().saturating_sub(execution.needs.base);
         }
     }
 
@@ -158,7 +167,7 @@ impl<T> Executions<T> {
             let execution = &mut self.open[at];
             execution.is_running = false;
             execution.waits_for_client = waits_for_client;
-            execution.base = meter.private().saturating_sub(execution.base);
+            execution.needs.base = meter.private().saturating_sub(execution.needs.base);
         }
     }
 
@@ -171,7 +180,7 @@ impl<T> Executions<T> {
     /// All that are running have needed this.
     pub fn add(&mut self, finding: Finding) {
         for execution in self.iter_running() {
-            execution.add(finding);
+            execution.needs.add(finding);
         }
     }
 

@@ -1,6 +1,6 @@
 //! Follows the statements of one process and measures what each needs.
 
-use super::executions::{Abort, Execution, Executions, Handler, Start};
+use super::executions::{Abort, Execution, Executions, Handler, Needs, Start};
 use super::meter::{HEAVY, Meter, Probe};
 
 /// The process, what its meter says, and what it executes.
@@ -32,13 +32,14 @@ impl<P: Probe, T> Follower<P, T> {
         self.executions.iter_running()
     }
 
-    /// A statement starts to run. `base` is what the session held before it was planned. If the sizes are known exactly
+    /// A statement starts to run. `planning` is what its planning has needed. If the sizes are known exactly
     /// now, returns what was held before.
     #[inline]
-    pub fn start(&mut self, now: u64, start: Start, base: Option<u64>, statement: T) -> Option<u64> {
+    pub fn start(&mut self, now: u64, start: Start, planning: Option<Needs>, statement: T) -> Option<u64> {
         let refreshed = self.begin(now);
         let private = self.meter.private();
-        self.executions.start(start, base.map_or(private, |base| base.min(private)), statement);
+        let needs = planning.map_or(Needs::from(private), |needs| Needs { base: needs.base.min(private), ..needs });
+        self.executions.start(start, needs, statement);
         refreshed
     }
 
@@ -80,7 +81,7 @@ impl<P: Probe, T> Follower<P, T> {
         self.executions.resume(id, handler, &self.meter);
         self.look(now);
         let execution = self.executions.finish(id);
-        if execution.as_ref().is_some_and(|execution| execution.growth >= HEAVY) {
+        if execution.as_ref().is_some_and(|execution| execution.needs.growth >= HEAVY) {
             self.meter.expect_release();
         }
         execution
@@ -92,7 +93,7 @@ impl<P: Probe, T> Follower<P, T> {
             self.look(now);
         }
         while let Some((execution, was_running)) = self.executions.next_dead(abort) {
-            if execution.growth >= HEAVY {
+            if execution.needs.growth >= HEAVY {
                 self.meter.expect_release();
             }
             each(execution, was_running);

@@ -178,14 +178,14 @@ proptest! {
         let is_sharp = !statements.iter().any(|(steps, _)| touches(steps));
         for (truth, found) in &run.finished {
             let growth = truth.peak - truth.base;
-            if found.growth >= HEAVY {
-                prop_assert!(found.peak.at_least <= truth.peak + UNNOTICED, "{} {found:?}", truth.peak);
-                prop_assert!(found.peak.at_most + TOLERANCE >= truth.peak, "{} {found:?}", truth.peak);
-                prop_assert!(found.growth <= growth + UNNOTICED, "{} is blamed for {} of {growth}", truth.number, found.growth);
+            if found.needs.growth >= HEAVY {
+                prop_assert!(found.needs.peak.at_least <= truth.peak + UNNOTICED, "{} {found:?}", truth.peak);
+                prop_assert!(found.needs.peak.at_most + TOLERANCE >= truth.peak, "{} {found:?}", truth.peak);
+                prop_assert!(found.needs.growth <= growth + UNNOTICED, "{} is blamed for {} of {growth}", truth.number, found.needs.growth);
             }
             if is_sharp && growth >= TOLERANCE {
-                prop_assert!(found.growth + TOLERANCE >= growth, "{}: {} of {growth}", truth.number, found.growth);
-                prop_assert!(found.peak.at_most <= truth.peak + TOLERANCE, "{} {found:?}", truth.peak);
+                prop_assert!(found.needs.growth + TOLERANCE >= growth, "{}: {} of {growth}", truth.number, found.needs.growth);
+                prop_assert!(found.needs.peak.at_most <= truth.peak + TOLERANCE, "{} {found:?}", truth.peak);
             }
         }
         prop_assert!(run.follower.executions().is_idle());
@@ -198,7 +198,7 @@ fn a_peak_that_has_been_freed_is_not_blamed_on_the_next() {
     run.statement(&[Step::Allocate(500 << 20)], 0, false);
     run.statement(&[Step::Compute(5_000_000), Step::Allocate(100_000)], 0, false);
     run.statement(&[Step::Allocate(20 << 20)], 0, false);
-    let growths: Vec<_> = run.finished.iter().map(|(_, found)| found.growth).collect();
+    let growths: Vec<_> = run.finished.iter().map(|(_, found)| found.needs.growth).collect();
     assert_eq!(growths[0], 500 << 20);
     assert!(growths[1] <= 100_000);
     // Although the mark was at 500 MB.
@@ -210,7 +210,7 @@ fn memory_of_an_outer_statement_is_not_blamed_on_an_inner_one() {
     let mut run = Run::new();
     let inner = || Step::Statement(vec![Step::Compute(200_000)]);
     run.statement(&[inner(), Step::Allocate(300 << 20), Step::Free, inner()], 0, false);
-    let growths: Vec<_> = run.finished.iter().map(|(_, found)| found.growth).collect();
+    let growths: Vec<_> = run.finished.iter().map(|(_, found)| found.needs.growth).collect();
     assert_eq!(growths, [0, 0, 300 << 20]);
 }
 
@@ -220,7 +220,7 @@ fn thousands_of_small_statements_need_few_samples() {
     for _ in 0..6000 {
         run.statement(&[Step::Allocate(30_000)], 0, false);
     }
-    assert!(run.finished.iter().all(|(_, found)| found.growth < HEAVY / 4));
+    assert!(run.finished.iter().all(|(_, found)| found.needs.growth < HEAVY / 4));
     assert!(run.process.0.borrow().samples < 600, "{}", run.process.0.borrow().samples);
 }
 
@@ -232,10 +232,10 @@ fn shared_memory_that_shrinks_is_no_private_memory() {
     run.change(0, 180 << 20);
     run.change(0, -(180 << 20));
     let found = run.follower.finish(run.now(), number, 1000).unwrap();
-    assert!(found.growth < HEAVY && found.peak.at_most >= 180 << 20);
+    assert!(found.needs.growth < HEAVY && found.needs.peak.at_most >= 180 << 20);
     // Afterwards, the mark counts again.
     run.statement(&[Step::Allocate(30 << 20), Step::Free], 0, false);
-    assert_eq!(run.finished[0].1.growth, 30 << 20);
+    assert_eq!(run.finished[0].1.needs.growth, 30 << 20);
 }
 
 #[test]
@@ -254,8 +254,8 @@ fn a_cursor_is_charged_for_what_it_needs_while_it_runs() {
     run.statement(&[Step::Allocate(100 << 20)], 0, true);
     fetch(&mut run, 7 << 20);
     let found = run.follower.finish(run.now(), cursor, 1000).unwrap();
-    assert_eq!(found.growth, 17 << 20);
-    assert_eq!(run.finished[0].1.growth, 100 << 20);
+    assert_eq!(found.needs.growth, 17 << 20);
+    assert_eq!(run.finished[0].1.needs.growth, 100 << 20);
 }
 
 /// As the executor does it: start, run, finish and end, with a pause after each.
@@ -273,7 +273,24 @@ fn pauses_are_part_of_a_statement() {
     }
     run.follower.pause(query);
     let found = run.follower.finish(run.now(), query, 1000).unwrap();
-    assert_eq!(found.growth, 10 << 20);
+    assert_eq!(found.needs.growth, 10 << 20);
+}
+
+#[test]
+fn what_planning_has_needed_is_part_of_the_execution() {
+    let mut run = Run::new();
+    let planning = run.start(0);
+    run.change(50 << 20, 0);
+    let planned = run.follower.finish(run.now(), planning, 1000).unwrap();
+    run.change(-(40 << 20), 0);
+    let start = Start { id: 7, handler: 1000, level: 1, outlives_transaction: false };
+    run.follower.start(run.now(), start, Some(planned.needs), 7);
+    let light = run.follower.finish(run.now(), 7, 1000).unwrap();
+    assert_eq!((light.needs.growth, light.needs.base), (50 << 20, planned.needs.base));
+    run.follower.start(run.now(), start, Some(planned.needs), 7);
+    run.change(90 << 20, 0);
+    // What planning has left counts, too.
+    assert_eq!(run.follower.finish(run.now(), 7, 1000).unwrap().needs.growth, 100 << 20);
 }
 
 #[test]
@@ -288,7 +305,7 @@ fn what_an_error_ends_is_counted_once() {
     run.follower.abort(now, Abort::Transaction(1000 - 1), |execution, was_running| dead.push((execution, was_running)));
     // Neither outlives a transaction.
     assert_eq!(dead.iter().map(|(execution, _)| execution.statement).collect::<Vec<_>>(), [caught, outer]);
-    assert!(dead.iter().all(|(execution, was_running)| *was_running && execution.growth == 50 << 20));
+    assert!(dead.iter().all(|(execution, was_running)| *was_running && execution.needs.growth == 50 << 20));
     assert!(run.follower.executions().is_idle());
 }
 
@@ -336,7 +353,7 @@ fn deeper_than_can_be_followed() {
     for (depth, number) in numbers.iter().enumerate().rev() {
         let found = run.follower.finish(run.now(), *number, 1000 - depth);
         assert_eq!(found.is_some(), depth < MAX_OPEN);
-        assert!(found.is_none_or(|found| found.growth == 10 << 20));
+        assert!(found.is_none_or(|found| found.needs.growth == 10 << 20));
     }
     assert!(run.follower.executions().is_idle());
 }
@@ -349,7 +366,7 @@ fn without_lowering_the_mark_new_maxima_are_seen() {
     run.statement(&[Step::Allocate(20 << 20)], 0, false);
     run.statement(&[Step::Allocate(200 << 20), Step::Free], 0, false);
     run.statement(&[Step::Allocate(20 << 20), Step::Free], 0, false);
-    let growths: Vec<_> = run.finished.iter().map(|(_, found)| found.growth).collect();
+    let growths: Vec<_> = run.finished.iter().map(|(_, found)| found.needs.growth).collect();
     // The last one had freed it before the sample, and the mark is from before.
     assert_eq!(growths, [100 << 20, 20 << 20, 200 << 20, 0]);
 }

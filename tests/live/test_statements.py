@@ -1,0 +1,663 @@
+"""pg_meminfo_statements: what it says of a statement, compared with the session's private memory read from outside."""
+
+import contextlib
+import os
+import pathlib
+import random
+import re
+import signal
+import subprocess
+import threading
+import time
+
+import psycopg
+import pytest
+from conftest import PAGE, in_mounts, rows, start_cluster, wait_until
+
+MB = 2**20
+
+PRELOADED = "shared_preload_libraries = 'pg_meminfo'"
+QUIET = "autovacuum = off"
+
+# How much a peak may differ from what the poller has seen. It looks every half millisecond, in which a process can touch a
+# megabyte or two, and the first megabyte of growth is not noticed.
+TOLERANCE = 4 * MB
+SHARE = 0.03
+
+
+@pytest.fixture(scope="module")
+def preloaded():
+    """A cluster with the library preloaded, and a table of 120 MB in shared buffers of 256 MB."""
+    with start_cluster(PRELOADED, QUIET, "shared_buffers = 256MB", "max_parallel_workers_per_gather = 0") as cluster:
+        with cluster.connect() as connection:
+            connection.execute("CREATE TABLE numbers AS SELECT n, md5(n::text) AS x FROM generate_series(1, 1000000) AS n")
+            connection.execute("VACUUM ANALYZE numbers")
+        yield cluster
+
+
+@pytest.fixture
+def session(preloaded):
+    """A session whose statements are looked at."""
+    with preloaded.connect("work_mem=1GB", "maintenance_work_mem=1GB") as session:
+        session.execute("SELECT count(*) FROM pg_class")
+        yield session
+
+
+@pytest.fixture
+def watcher(preloaded):
+    """A session that looks at others."""
+    with preloaded.connect() as watcher:
+        watcher.execute("SELECT pg_meminfo_statements_reset()")
+        yield watcher
+
+
+def private(pid):
+    """Resident private memory of a process, in bytes."""
+    _, resident, shared, *_ = pathlib.Path(f"/proc/{pid}/statm").read_text().split()
+    return (int(resident) - int(shared)) * PAGE
+
+
+class Poller:
+    """The private memory of a process, read every half millisecond: before, and at the most."""
+
+    def __init__(self, pid):
+        self.pid = pid
+
+    def __enter__(self):
+        self.before = self.peak = private(self.pid)
+        self.stop = threading.Event()
+        self.thread = threading.Thread(target=self.poll)
+        self.thread.start()
+        return self
+
+    def poll(self):
+        # Otherwise it may miss a short peak on a busy machine.
+        with contextlib.suppress(PermissionError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), -20)
+        while not self.stop.is_set():
+            with contextlib.suppress(OSError):
+                self.peak = max(self.peak, private(self.pid))
+            time.sleep(0.0005)
+
+    def __exit__(self, *_):
+        self.stop.set()
+        self.thread.join()
+
+    @property
+    def growth(self):
+        return self.peak - self.before
+
+
+def statements(connection, text):
+    """The rows about statements whose text begins like this."""
+    query = "SELECT * FROM pg_meminfo_statements WHERE starts_with(worst_query, %s) ORDER BY growth DESC"
+    return rows(connection.execute(query, [text]))
+
+
+def assert_is_as_polled(row, poller, is_exact=True):
+    allowed = TOLERANCE + SHARE * poller.peak
+    assert row["peak_private"] <= poller.peak + allowed
+    assert row["growth"] <= poller.growth + allowed
+    # The poller cannot have seen more than there was.
+    assert row["peak_private_at_most"] >= poller.peak - TOLERANCE
+    if is_exact:
+        assert row["peak_private"] >= poller.peak - allowed
+        assert row["growth"] >= poller.growth - allowed
+
+
+# Grows by hundreds of megabytes a second.
+ENDLESS = "array_agg(n) FROM (SELECT generate_series(1, 3000000000) AS n) AS s"
+
+CASES = {
+    "sort": ("SELECT count(*) FROM (SELECT * FROM numbers ORDER BY x OFFSET 0) AS s", 60),
+    "hash aggregate": ("SELECT count(*) FROM (SELECT x, count(*) FROM numbers GROUP BY x) AS s", 100),
+    "array_agg": ("SELECT length(array_agg(x)::text) FROM numbers", 200),
+    "planning": ("SELECT length(repeat('x', 400000000)), pg_sleep(0)", 300),
+    "COPY": ("COPY (SELECT string_agg(x, ',') FROM numbers) TO '/dev/null'", 60),
+    "CREATE TABLE AS": ("CREATE TEMP TABLE made AS SELECT string_agg(x, ',') FROM numbers", 60),
+    "PL/pgSQL": ("DO $$ DECLARE a text := repeat('x', 200000000); BEGIN a := ''; PERFORM 1; END $$", 150),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_peak_is_that_from_outside(session, watcher, case):
+    statement, least = CASES[case]
+    with Poller(session.info.backend_pid) as poller:
+        session.execute(statement)
+    assert poller.growth > least * MB
+    [row] = [row for row in statements(watcher, statement) if row["toplevel"]]
+    assert_is_as_polled(row, poller)
+    assert (row["heavy_calls"], row["errors"], row["worst_pid"]) == (1, 0, session.info.backend_pid)
+
+
+def test_a_hash_aggregate_that_spills(session, watcher):
+    """Its peak is what work_mem lets it have."""
+    session.execute("SET work_mem = '16MB'")
+    session.execute("SET hash_mem_multiplier = 2")
+    statement = "SELECT count(*) FROM (SELECT x, count(*) FROM numbers GROUP BY x) AS spills"
+    with Poller(session.info.backend_pid) as poller:
+        session.execute(statement)
+    [row] = statements(watcher, statement)
+    assert_is_as_polled(row, poller)
+    assert 16 * MB < row["growth"] < 100 * MB
+
+
+def test_an_index_is_built(session, watcher):
+    session.execute("SET max_parallel_maintenance_workers = 0")
+    with Poller(session.info.backend_pid) as poller:
+        session.execute("CREATE INDEX built ON numbers (x)")
+    session.execute("DROP INDEX built")
+    [row] = statements(watcher, "CREATE INDEX built")
+    assert poller.growth > 50 * MB
+    assert_is_as_polled(row, poller)
+
+
+@pytest.mark.parametrize("huge", [False, True])
+def test_buffers_that_are_touched_for_the_first_time(huge, request):
+    """They leave a range, in which the truth is. With huge pages nothing does."""
+    settings = [PRELOADED, QUIET, "shared_buffers = 300MB", "max_parallel_workers_per_gather = 0", "jit = off"]
+    if huge:
+        request.getfixturevalue("huge_pages")
+        settings.append("huge_pages = on")
+    with start_cluster(*settings) as cluster, cluster.connect() as connection:
+        cluster.fill_shared_buffers(connection, "cold", 200)
+        with cluster.connect("work_mem=1GB") as session:
+            session.execute("SELECT 1")
+            statement = "SELECT count(*) FROM (SELECT * FROM cold ORDER BY x, n OFFSET 0) AS s"
+            with Poller(session.info.backend_pid) as poller:
+                session.execute(statement)
+            [row] = statements(connection, statement)
+            assert poller.growth > 100 * MB
+            assert_is_as_polled(row, poller)
+            width = row["peak_private_at_most"] - row["peak_private"]
+            # Those of 200 MB that are touched between two looks.
+            assert width < (TOLERANCE if huge else 150 * MB)
+
+
+def test_planning_many_partitions(session, watcher):
+    session.execute("CREATE TABLE parted (n int, x text) PARTITION BY RANGE (n)")
+    session.execute(
+        """DO $$ BEGIN FOR n IN 1..2000 LOOP
+            EXECUTE format('CREATE TABLE parted_%s PARTITION OF parted FOR VALUES FROM (%s) TO (%s)', n, n, n + 1);
+        END LOOP; END $$""".replace("2000", "1000")
+    )
+    # A session whose caches are filled. What planning needs is then its own.
+    statement = "SELECT count(*) FROM parted AS a JOIN parted AS b USING (n)"
+    with Poller(session.info.backend_pid) as poller:
+        session.execute(statement)
+    session.execute("DROP TABLE parted CASCADE")
+    [row] = statements(watcher, statement)
+    assert poller.growth > 10 * MB
+    assert_is_as_polled(row, poller)
+    assert 4 * MB < row["growth_planning"] <= row["growth"]
+
+
+def test_a_parallel_hash_join_is_no_private_memory(preloaded, watcher):
+    """Its hash table is in shared memory, which is gone when the statement ends."""
+    settings = ["work_mem=400MB", "max_parallel_workers_per_gather=2", "parallel_setup_cost=0", "parallel_tuple_cost=0"]
+    with preloaded.connect(*settings, "enable_mergejoin=off", "min_parallel_table_scan_size=0") as session:
+        statement = "SELECT count(*) FROM numbers AS a JOIN numbers AS b USING (x)"
+        plan = "\n".join(row[0] for row in session.execute("EXPLAIN " + statement))
+        assert "Parallel Hash Join" in plan
+        with Poller(session.info.backend_pid) as poller:
+            session.execute(statement)
+        # Little enough that there may be no row.
+        for row in statements(watcher, statement):
+            assert row["growth"] < poller.growth + TOLERANCE
+
+
+def test_workers_count_for_their_leader(preloaded, watcher):
+    settings = ["work_mem=400MB", "max_parallel_workers_per_gather=2", "parallel_setup_cost=0", "parallel_tuple_cost=0"]
+    settings += ["parallel_leader_participation=off", "min_parallel_table_scan_size=0", "enable_parallel_hash=off", "enable_mergejoin=off"]
+    with preloaded.connect(*settings) as session:
+        # Each worker has a hash table of all rows.
+        statement = "SELECT count(*) FROM numbers AS a JOIN numbers AS b USING (x)"
+        session.execute(statement)
+        [row] = statements(watcher, statement)
+        assert row["workers_peak"] > 80 * MB
+        assert row["workers_peak"] / 3 < row["worker_peak_max"] < row["workers_peak"] * 2 / 3
+        assert row["heavy_calls"] == 1
+
+
+def test_workers_that_build_an_index(preloaded, watcher):
+    """No hook is called in them."""
+    with preloaded.connect("maintenance_work_mem=600MB", "max_parallel_maintenance_workers=2", "min_parallel_table_scan_size=0") as session:
+        session.execute("CREATE INDEX parallel_built ON numbers (x)")
+        session.execute("DROP INDEX parallel_built")
+        [row] = statements(watcher, "CREATE INDEX parallel_built")
+        assert row["workers_peak"] > 30 * MB and row["worker_peak_max"] <= row["workers_peak"]
+
+
+def test_a_cursor_is_charged_for_what_is_fetched(session, watcher):
+    session.autocommit = False
+    fetch = "FETCH ALL FROM c"
+    session.execute("DECLARE c CURSOR FOR SELECT count(*) FROM (SELECT * FROM numbers ORDER BY x OFFSET 0) AS s")
+    with Poller(session.info.backend_pid) as poller:
+        session.execute(fetch)
+    session.commit()
+    [row] = statements(watcher, fetch)
+    assert poller.growth > 60 * MB
+    assert_is_as_polled(row, poller)
+
+
+def test_a_portal_that_is_fetched_in_steps(session, watcher):
+    """As drivers do it with a fetch size, by a libpq that can: here with a cursor WITH HOLD, which runs at the commit."""
+    session.autocommit = False
+    session.execute("DECLARE held CURSOR WITH HOLD FOR SELECT string_agg(x, ',') FROM numbers")
+    with Poller(session.info.backend_pid) as poller:
+        session.commit()
+    found = rows(watcher.execute("SELECT * FROM pg_meminfo_statements WHERE growth > 30000000"))
+    assert poller.growth > 60 * MB and found
+    assert_is_as_polled(max(found, key=lambda row: row["growth"]), poller)
+
+
+def test_a_failed_statement(session, watcher):
+    statement = "SELECT length(array_agg(x)::text) / (count(*) - 1000000) FROM numbers"
+    with Poller(session.info.backend_pid) as poller, pytest.raises(psycopg.errors.DivisionByZero):
+        session.execute(statement)
+    [row] = statements(watcher, statement)
+    assert_is_as_polled(row, poller)
+    assert (row["heavy_calls"], row["errors"]) == (1, 1)
+
+
+def test_a_timeout(session, watcher):
+    session.execute("SET statement_timeout = '2s'")
+    statement = f"SELECT {ENDLESS}"
+    with pytest.raises(psycopg.errors.QueryCanceled):
+        session.execute(statement)
+    [row] = statements(watcher, statement)
+    assert row["errors"] == 1 and row["growth"] > 20 * MB
+
+
+def test_a_terminated_session(preloaded, watcher):
+    with preloaded.running(f"SELECT {ENDLESS}") as pid:
+        wait_until(lambda: private(pid) > 200 * MB)
+        watcher.execute("SELECT pg_terminate_backend(%s)", [pid])
+        wait_until(lambda: not os.path.exists(f"/proc/{pid}"))
+    [row] = statements(watcher, f"SELECT {ENDLESS}")
+    assert row["errors"] == 1 and row["growth"] > 150 * MB and row["worst_pid"] == pid
+
+
+def test_nested_statements_count_for_the_outer_ones_too(session, watcher):
+    session.execute("CREATE FUNCTION heavy() RETURNS int LANGUAGE plpgsql AS 'BEGIN RETURN length(array_agg(x)::text) FROM numbers; END'")
+    session.execute("SELECT heavy()")
+    session.execute("DROP FUNCTION heavy()")
+    found = rows(watcher.execute("SELECT toplevel, growth, worst_query FROM pg_meminfo_statements WHERE growth > 100000000"))
+    assert sorted(row["toplevel"] for row in found) == [False, True]
+    inner, outer = sorted(found, key=lambda row: row["toplevel"])
+    assert outer["growth"] >= inner["growth"]
+    assert outer["worst_query"] == "SELECT heavy()"
+    assert "FROM numbers" in inner["worst_query"]
+
+
+def test_a_statement_after_a_heavy_one_is_not_blamed(session, watcher):
+    """The mark is lowered before the memory is freed, and again afterwards."""
+    session.execute("SELECT length(array_agg(x)::text) FROM numbers")
+    for _ in range(20):
+        session.execute("SELECT pg_sleep(0.005)")
+    assert statements(watcher, "SELECT pg_sleep") == []
+    # A smaller peak is not hidden by the larger one.
+    with Poller(session.info.backend_pid) as poller:
+        session.execute("DO $$ DECLARE a text := repeat('x', 50000000); BEGIN PERFORM pg_sleep(0.1); END $$")
+    [row] = statements(watcher, "DO $$ DECLARE a text")
+    assert poller.growth > 40 * MB
+    assert_is_as_polled(row, poller)
+
+
+def test_of_thousands_of_small_statements_none_is_blamed(session, watcher):
+    # Caches grow when a statement is executed for the first time.
+    small = [f"SELECT {number} AS small, count(*) FROM pg_class WHERE oid < {number}" for number in range(20)]
+    for statement in small:
+        session.execute(statement)
+    watcher.execute("SELECT pg_meminfo_statements_reset()")
+    chosen = random.Random(1)
+    # Executed anew each time, so that it is not computed when it is planned. It is so long that malloc returns it at once.
+    large = "SELECT length(repeat('heavy', 10000000 + n)) FROM generate_series(0, 0) AS n"
+    heavy = 0
+    for number in range(6000):
+        session.execute(chosen.choice(small))
+        if number % 200 == 0:
+            session.execute(large)
+            heavy += 1
+    found = rows(watcher.execute("SELECT heavy_calls, worst_query FROM pg_meminfo_statements WHERE NOT worst_query LIKE 'SELECT pg_meminfo%'"))
+    assert found == [{"heavy_calls": heavy, "worst_query": large}]
+
+
+def test_thousands_of_failing_nested_statements(session, watcher):
+    """They leave nothing behind that would make a later statement look nested."""
+    session.execute(
+        """DO $$ BEGIN FOR n IN 1..10000 LOOP
+            BEGIN EXECUTE format('SELECT %s / 0', n); EXCEPTION WHEN division_by_zero THEN END;
+        END LOOP; END $$"""
+    )
+    for _ in range(200):
+        with pytest.raises(psycopg.errors.DivisionByZero):
+            session.execute("SELECT 1 / (n - 1) FROM numbers LIMIT 1")
+    statement = "SELECT length(array_agg(x)::text) FROM numbers"
+    session.execute(statement)
+    [row] = statements(watcher, statement)
+    assert row["toplevel"]
+
+
+def test_deep_nesting(session, watcher):
+    """More than can be followed."""
+    session.execute(
+        """CREATE FUNCTION nested(n int) RETURNS int LANGUAGE plpgsql AS $$ DECLARE r int; BEGIN
+            IF n = 0 THEN SELECT length(array_agg(x)::text) INTO r FROM numbers;
+            ELSE EXECUTE format('SELECT nested(%s)', n - 1) INTO r; END IF; RETURN r; END $$"""
+    )
+    session.execute("SET max_stack_depth = '6MB'")
+    with Poller(session.info.backend_pid) as poller:
+        session.execute("SELECT nested(150)")
+    [row] = statements(watcher, "SELECT nested(150)")
+    assert_is_as_polled(row, poller)
+    session.execute("DROP FUNCTION nested")
+
+
+def test_procedures_that_end_transactions(session, watcher):
+    session.execute(
+        """CREATE PROCEDURE ends() LANGUAGE plpgsql AS $$ BEGIN
+            PERFORM 1; COMMIT; PERFORM length(array_agg(x)::text) FROM numbers; ROLLBACK; PERFORM 2; COMMIT; END $$"""
+    )
+    with Poller(session.info.backend_pid) as poller:
+        session.execute("CALL ends()")
+    [row] = statements(watcher, "CALL ends()")
+    assert_is_as_polled(row, poller)
+    assert (row["heavy_calls"], row["errors"], row["toplevel"]) == (1, 0, True)
+    session.execute("DROP PROCEDURE ends")
+    session.execute("SELECT length(repeat('after', 10000000))")
+    assert [row["toplevel"] for row in statements(watcher, "SELECT length(repeat('after'")] == [True]
+
+
+def test_what_is_kept(session, watcher):
+    """Prepared statements remain. What it keeps is known when the next statement starts."""
+    statement = "DO $$ BEGIN FOR n IN 1..3000 LOOP EXECUTE format('PREPARE kept%s AS SELECT %s', n, n); END LOOP; END $$"
+    before = private(session.info.backend_pid)
+    session.execute(statement)
+    kept = private(session.info.backend_pid) - before
+    session.execute("SELECT 1")
+    [row] = statements(watcher, "DO $$ BEGIN FOR n IN 1..3000")
+    assert kept > 10 * MB
+    assert abs(row["kept"] - kept) < TOLERANCE
+
+
+def test_peak_rss_is_that_of_the_whole_life(session, watcher):
+    """Although the kernel's own figure begins anew."""
+    pid = session.info.backend_pid
+    session.execute("SELECT length(array_agg(x)::text) FROM numbers")
+    highest = int(re.search(r"VmHWM:\s+(\d+)", pathlib.Path(f"/proc/{pid}/status").read_text())[1]) * 1024
+    for _ in range(3):
+        session.execute("SELECT pg_sleep(0.01)")
+    now = int(re.search(r"VmHWM:\s+(\d+)", pathlib.Path(f"/proc/{pid}/status").read_text())[1]) * 1024
+    assert now < highest - 50 * MB
+    assert watcher.execute("SELECT peak_rss FROM pg_meminfo WHERE pid = %s", [pid]).fetchone()[0] >= highest
+
+
+def test_descriptors(session):
+    """At most two."""
+
+    def count(connection):
+        links = [os.readlink(link) for link in pathlib.Path(f"/proc/{connection.info.backend_pid}/fd").iterdir()]
+        return sum(re.search(r"/(statm|clear_refs)$", link) is not None for link in links)
+
+    assert count(session) in (0, 2)
+    for _ in range(5):
+        session.execute("SELECT length(array_agg(x)::text) FROM numbers")
+        assert count(session) == 2
+
+
+def test_a_statement_that_does_not_grow_opens_nothing(session, tmp_path):
+    session.execute("PREPARE small AS SELECT 1")
+    for _ in range(10):
+        session.execute("EXECUTE small")
+    trace = tmp_path / "trace"
+    command = ["strace", "-qq", "-p", str(session.info.backend_pid), "-o", trace]
+    tracer = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: "TracerPid:\t0" not in pathlib.Path(f"/proc/{session.info.backend_pid}/status").read_text())
+        for _ in range(100):
+            session.execute("EXECUTE small")
+    finally:
+        tracer.send_signal(signal.SIGINT)
+        tracer.wait()
+    calls = {line.split("(")[0] for line in trace.read_text().splitlines()}
+    assert "sendto" in calls and not calls & {"open", "openat", "mmap", "brk", "pwrite64", "write"}
+
+
+def test_off_for_a_role(preloaded, watcher):
+    watcher.execute("CREATE ROLE unmeasured LOGIN SUPERUSER")
+    watcher.execute("ALTER ROLE unmeasured SET pg_meminfo.statements = off")
+    statement = "SELECT length(array_agg(x)::text) FROM numbers WHERE n > 1"
+    with preloaded.connect(user="unmeasured") as session:
+        session.execute(statement)
+        assert statements(watcher, statement) == []
+        session.execute("SET pg_meminfo.statements = on")
+        session.execute(statement)
+        assert len(statements(watcher, statement)) == 1
+    watcher.execute("DROP ROLE unmeasured")
+    watcher.execute("CREATE ROLE ordinary LOGIN")
+    with preloaded.connect(user="ordinary") as session, pytest.raises(psycopg.errors.InsufficientPrivilege):
+        session.execute("SET pg_meminfo.statements = off")
+    watcher.execute("DROP ROLE ordinary")
+
+
+def test_privileges(preloaded, watcher):
+    watcher.execute("CREATE ROLE ordinary LOGIN")
+    watcher.execute("CREATE ROLE monitor LOGIN IN ROLE pg_read_all_stats")
+    with preloaded.connect(user="ordinary") as session:
+        for query in "SELECT * FROM pg_meminfo_statements", "SELECT * FROM pg_meminfo_statements_info()", "SELECT pg_meminfo_statements_reset()":
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                session.execute(query)
+    with preloaded.connect(user="monitor") as session:
+        session.execute("SELECT * FROM pg_meminfo_statements")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            session.execute("SELECT pg_meminfo_statements_reset()")
+    watcher.execute("GRANT EXECUTE ON FUNCTION pg_meminfo_statements_reset TO ordinary")
+    with preloaded.connect(user="ordinary") as session:
+        session.execute("SELECT pg_meminfo_statements_reset()")
+    watcher.execute("DROP OWNED BY ordinary")
+    watcher.execute("DROP ROLE ordinary, monitor")
+
+
+def test_reset_of_one_statement(session, watcher):
+    first, second = "SELECT length(repeat('a', 20000000))", "SELECT length(repeat('b', 20000000)), 2"
+    session.execute(first)
+    session.execute(second)
+    [row] = statements(watcher, first)
+    watcher.execute("SELECT pg_meminfo_statements_reset(queryid => %s)", [row["queryid"]])
+    assert statements(watcher, first) == [] and len(statements(watcher, second)) == 1
+    watcher.execute("SELECT pg_meminfo_statements_reset(userid => 1)")
+    assert len(statements(watcher, second)) == 1
+    watcher.execute("SELECT pg_meminfo_statements_reset()")
+    assert statements(watcher, second) == []
+
+
+@pytest.mark.parametrize("order", ["pg_meminfo,pg_stat_statements,auto_explain", "auto_explain,pg_stat_statements,pg_meminfo"])
+def test_beside_other_libraries(order):
+    """Whoever comes first. Each statement has the same key as in pg_stat_statements."""
+    settings = [f"shared_preload_libraries = '{order}'", QUIET, "pg_stat_statements.track = all", "auto_explain.log_min_duration = 0"]
+    with start_cluster(*settings, "auto_explain.log_analyze = on", "auto_explain.log_nested_statements = on") as cluster:
+        with cluster.connect() as connection:
+            try:
+                connection.execute("CREATE EXTENSION pg_stat_statements")
+            except psycopg.errors.FeatureNotSupported:
+                pytest.skip("pg_stat_statements is not installed")
+            connection.execute("CREATE FUNCTION inner_heavy() RETURNS int LANGUAGE sql AS $$ SELECT length(array_agg(n)::text) FROM generate_series(1, 1000000) n $$")
+            connection.execute("SELECT inner_heavy()")
+            connection.execute("CREATE TABLE made AS SELECT length(string_agg(repeat('x', 10), ',')) FROM generate_series(1, 3000000)")
+            connection.execute("PREPARE prepared AS SELECT length(repeat('x', 50000000))")
+            connection.execute("EXECUTE prepared")
+            with pytest.raises(psycopg.errors.DivisionByZero):
+                connection.execute("SELECT 1 / (length(repeat('y', 50000000)) - 50000000)")
+            missing = connection.execute(
+                """SELECT m.worst_query FROM pg_meminfo_statements m LEFT JOIN pg_stat_statements s USING (userid, dbid, queryid, toplevel)
+                WHERE s.queryid IS NULL AND m.errors = 0 AND m.growth > 10000000"""
+            ).fetchall()
+            assert missing == []
+            found = {row["worst_query"]: row for row in rows(connection.execute("SELECT * FROM pg_meminfo_statements WHERE growth > 10000000"))}
+            assert found["SELECT inner_heavy()"]["toplevel"]
+            assert "PREPARE prepared AS SELECT length(repeat('x', 50000000))" in found
+            assert any(text and text.startswith("CREATE TABLE made") and row["toplevel"] for text, row in found.items())
+            [failed] = [row for row in found.values() if row["errors"]]
+            assert failed["worst_query"].startswith("SELECT 1 / (length")
+            calls = "SELECT calls FROM pg_stat_statements WHERE query LIKE 'SELECT inner_heavy()%'"
+            assert connection.execute(calls).fetchone() == (1,)
+
+
+class Server:
+    """The server of a cluster of start_cluster(), which can be stopped and started again."""
+
+    def __init__(self, cluster):
+        self.cluster, self.process = cluster, None
+        self.log = cluster.data.parent / "log.restarted"
+
+    def stop(self):
+        pid = self.cluster.postmaster
+        os.kill(pid, signal.SIGINT)
+        if self.process:
+            self.process.wait()
+        wait_until(lambda: not (self.cluster.data / "postmaster.pid").exists())
+
+    def start(self):
+        command = [*self.cluster.as_owner, self.cluster.programs / "postgres", "-D", self.cluster.data]
+        environment = {name: value for name, value in os.environ.items() if name != "RUST_BACKTRACE"}
+        with open(self.log, "a") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.cluster.data.parent, env=environment)
+
+        def is_ready():
+            with contextlib.suppress(psycopg.OperationalError), self.cluster.connect():
+                return True
+
+        wait_until(is_ready)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.process:
+            self.process.send_signal(signal.SIGQUIT)
+            self.process.wait()
+
+
+SAVED = "pg_stat/pg_meminfo.statements"
+
+
+def test_restarts():
+    """A clean one keeps the list. A crash empties it. A damaged file does not keep the server from starting."""
+    heavy = "SELECT length(repeat('kept', 20000000))"
+    with start_cluster(PRELOADED, QUIET) as cluster, Server(cluster) as server:
+        with cluster.connect() as connection:
+            connection.execute(heavy)
+            before = rows(connection.execute("SELECT * FROM pg_meminfo_statements ORDER BY queryid"))
+            since = connection.execute("SELECT stats_reset FROM pg_meminfo_statements_info()").fetchone()
+        server.stop()
+        server.start()
+        with cluster.connect() as connection:
+            after = rows(connection.execute("SELECT * FROM pg_meminfo_statements ORDER BY queryid"))
+            assert [row for row in after if row["worst_query"] == heavy] == [row for row in before if row["worst_query"] == heavy]
+            assert connection.execute("SELECT stats_reset FROM pg_meminfo_statements_info()").fetchone() == since
+            assert not (cluster.data / SAVED).exists()
+
+        # Someone kills a process: all memory is initialized anew.
+        with cluster.running("SELECT pg_sleep(1000)") as pid:
+            os.kill(pid, signal.SIGKILL)
+
+            def is_empty():
+                try:
+                    with cluster.connect() as connection:
+                        return statements(connection, heavy) == []
+                except psycopg.OperationalError:
+                    return False
+
+            wait_until(is_empty)
+        with cluster.connect() as connection:
+            connection.execute(heavy)
+            assert len(statements(connection, heavy)) == 1
+
+        for damage in "flip", "truncate", "foreign":
+            server.stop()
+            content = (cluster.data / SAVED).read_bytes()
+            changed = {"flip": content[:100] + bytes([content[100] ^ 1]) + content[101:], "truncate": content[:-10], "foreign": b"something else"}
+            (cluster.data / SAVED).write_bytes(changed[damage])
+            server.start()
+            with cluster.connect() as connection:
+                assert statements(connection, heavy) == []
+                assert (cluster.data / (SAVED + ".old")).read_bytes() == changed[damage]
+                assert not (cluster.data / SAVED).exists()
+                connection.execute(heavy)
+        assert 'could not use file "pg_stat/pg_meminfo.statements"' in server.log.read_text()
+
+
+def test_a_full_list():
+    """Those that have grown least go."""
+    with start_cluster(PRELOADED, QUIET, "pg_meminfo.max_statements = 100") as cluster, cluster.connect() as connection:
+        connection.execute("SELECT pg_meminfo_statements_reset()")
+        connection.execute("SELECT length(repeat('largest', 10000000))")
+        for number in range(250):
+            columns = ", ".join(str(each) for each in range(number + 1))
+            # In a new session, because malloc keeps some megabytes.
+            with cluster.connect() as session:
+                session.execute(f"SELECT length(repeat('small', 1000000)), {columns}")
+        entries, dealloc = connection.execute("SELECT entries, dealloc FROM pg_meminfo_statements_info()").fetchone()
+        assert 90 < entries <= 100 and dealloc >= 20
+        assert len(statements(connection, "SELECT length(repeat('largest'")) == 1
+
+
+def test_without_clear_refs():
+    """New maxima of a session are seen, and what lasts until the end of a statement."""
+    within = in_mounts("mount -o bind,remount,ro /proc")
+    with start_cluster(PRELOADED, QUIET, within=within) as cluster, cluster.connect() as connection:
+        assert connection.execute("SELECT method FROM pg_meminfo_statements_info()").fetchone() == ("lifetime",)
+        assert cluster.log_has("peaks of statements are seen only if they are the highest of their sessions so far")
+        for size in 20, 100:
+            statement = f"SELECT length(array_agg(n)::text) AS of_{size} FROM generate_series(1, {size}00000) AS n"
+            with Poller(connection.info.backend_pid) as poller:
+                connection.execute(statement)
+            [row] = statements(connection, statement)
+            assert_is_as_polled(row, poller)
+
+
+def test_a_killed_worker_leaves_nothing_behind():
+    """A crash restart: nothing is stuck, nothing is counted for a stranger."""
+    with start_cluster(PRELOADED, QUIET, "restart_after_crash = on") as cluster:
+        with cluster.connect() as connection, cluster.running_in_parallel(connection) as leader:
+            worker = connection.execute("SELECT pid FROM pg_stat_activity WHERE leader_pid = %s AND pid <> %s LIMIT 1", [leader, leader]).fetchone()[0]
+            os.kill(worker, signal.SIGKILL)
+
+        def is_back():
+            try:
+                with cluster.connect() as connection:
+                    return connection.execute("SELECT count(*) FROM pg_meminfo_statements WHERE workers_peak > 0").fetchone() == (0,)
+            except psycopg.OperationalError:
+                return False
+
+        wait_until(is_back)
+
+
+def test_workers_of_a_terminated_leader(preloaded, watcher):
+    with preloaded.connect() as connection:
+        connection.execute("DROP TABLE IF EXISTS many")
+        with preloaded.running_in_parallel(connection) as leader:
+            watcher.execute("SELECT pg_terminate_backend(%s)", [leader])
+            wait_until(lambda: watcher.execute("SELECT count(*) FROM pg_stat_activity WHERE leader_pid = %s", [leader]).fetchone() == (0,))
+        connection.execute("DROP TABLE many")
+        connection.execute("DROP FUNCTION slow")
+    assert rows(watcher.execute("SELECT * FROM pg_meminfo_statements WHERE workers_peak > 10000000")) == []
+
+
+def test_autovacuum():
+    """It executes no statement. The text is that of pg_stat_activity."""
+    settings = ["autovacuum_naptime = 1s", "autovacuum_vacuum_threshold = 0", "autovacuum_vacuum_scale_factor = 0", "autovacuum_work_mem = 200MB"]
+    with start_cluster(PRELOADED, *settings, "autovacuum_vacuum_cost_delay = 0") as cluster, cluster.connect() as connection:
+        connection.execute("CREATE TABLE vacuumed AS SELECT n, repeat('x', 20) AS x FROM generate_series(1, 3000000) AS n")
+        connection.execute("CREATE INDEX ON vacuumed (n)")
+        connection.execute("DELETE FROM vacuumed")
+        wait_until(lambda: statements(connection, "autovacuum: VACUUM") != [])
+        row = statements(connection, "autovacuum: VACUUM")[0]
+        assert row["queryid"] is None and row["growth"] > MB
+
+
+def test_not_preloaded(connection):
+    for query in "SELECT * FROM pg_meminfo_statements", "SELECT * FROM pg_meminfo_statements_info()", "SELECT pg_meminfo_statements_reset()":
+        with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match="must be loaded via"):
+            connection.execute(query)
