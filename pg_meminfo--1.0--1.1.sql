@@ -72,7 +72,7 @@ in swap.
 userid (identifier): the user who executed it
 dbid (identifier): the database
 queryid (identifier): as in pg_stat_statements and pg_stat_activity; NULL for work that has none, such as autovacuum
-toplevel (boolean): whether the client executed it, not another statement
+toplevel (flag): whether the client executed it, not another statement
 heavy_calls (number): calls that have grown by 1 MB or more
 errors (number): how many of them ended by an ERROR
 peak_private (bytes): largest private memory of the session while it ran, at least
@@ -98,9 +98,6 @@ CREATE VIEW pg_meminfo_statements AS
 
 GRANT SELECT ON pg_meminfo_statements TO PUBLIC;
 
-COMMENT ON VIEW pg_meminfo_statements IS
-'Statements that have grown by 1 MB or more, and how much private memory they needed at their peaks:
-pg_meminfo_statements().';
 
 -- pg_meminfo_statements_info(): about the list itself
 CREATE FUNCTION pg_meminfo_statements_info(
@@ -134,3 +131,30 @@ COMMENT ON FUNCTION pg_meminfo_statements_reset(oid, oid, bigint) IS
 Only for superusers, unless granted.';
 
 REVOKE ALL ON FUNCTION pg_meminfo_statements_reset(oid, oid, bigint) FROM PUBLIC;
+
+-- The comments of the new view and its columns, as those of the other views: from the comments of the functions below
+DO $$
+DECLARE
+    -- ALTER EXTENSION puts the extension's schema first in the search path
+    extension_schema CONSTANT pg_catalog.name := pg_catalog.current_schema();
+    pair record;
+    line record;
+BEGIN
+    -- Nothing in the extension's schema can be called by what follows
+    SET LOCAL search_path = pg_catalog, pg_temp;
+    FOR pair IN
+        SELECT format('%I.%I', extension_schema, view)::regclass AS view,
+               obj_description(format('%I.%s', extension_schema, function)::regprocedure, 'pg_proc') AS text
+        FROM (VALUES ('pg_meminfo_statements', 'pg_meminfo_statements()')) AS pairs (view, function)
+    LOOP
+        EXECUTE format('COMMENT ON VIEW %s IS %L', pair.view, split_part(pair.text, E'\n\n', 1));
+        FOR line IN
+            SELECT attname AS name, format('%s: %s', match[2], replace(match[3], E'\n  ', ' ')) AS text
+            FROM regexp_matches(pair.text, E'\n([a-z0-9_]+) \\(([^)]+)\\): ([^\n]+(?:\n  [^\n]+)*)', 'g') AS match
+                JOIN pg_attribute ON attrelid = pair.view AND attname = match[1]
+        LOOP
+            EXECUTE format('COMMENT ON COLUMN %s.%I IS %L', pair.view, line.name, line.text);
+        END LOOP;
+    END LOOP;
+END
+$$;

@@ -14,12 +14,12 @@ CREATE VIEW view_columns AS
 SELECT extname, extversion, extrelocatable FROM pg_extension WHERE extname = 'pg_meminfo';
 
 -- All objects of the extension
-SELECT pg_describe_object(classid, objid, objsubid) AS object
+SELECT pg_describe_object(classid, objid, objsubid) COLLATE "C" AS object
 FROM pg_depend
 WHERE refclassid = 'pg_extension'::regclass AND deptype = 'e'
     AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 'pg_meminfo')
     AND classid <> 'pg_type'::regclass
-ORDER BY object COLLATE "C";
+ORDER BY object;
 
 -- The published contract: names, order, types
 SELECT ordinality AS position, name, format_type(type, NULL) AS type
@@ -114,5 +114,8 @@ HAVING count(DISTINCT meaning) > 1;
 -- Everyone may select from the views, because the functions check privileges
 SELECT relname, relacl::text ~ '[{,]=r/' AS granted_to_public
 FROM pg_class WHERE oid IN (SELECT attrelid FROM view_columns) ORDER BY relname COLLATE "C";
+
+-- What changes state is for superusers, unless granted
+SELECT proname FROM functions WHERE NOT has_function_privilege('public', oid, 'EXECUTE');
 
 DROP VIEW functions, view_columns, function_lines;

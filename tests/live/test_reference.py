@@ -9,7 +9,7 @@ REFERENCE = ROOT / "docs/reference.md"
 COLUMNS = ["column", "type", "unit", "meaning"]
 SETTINGS = ["setting", "type", "default", "range", "context", "meaning"]
 
-# Every function and view of the extension is public, so each has a table.
+# Every function and view of the extension is public, so each has a table, unless it returns nothing.
 FUNCTIONS = """
     SELECT p.oid, format('%s(%s)', proname, arguments) AS object
     FROM pg_proc p JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid,
@@ -19,6 +19,7 @@ FUNCTIONS = """
             WHERE mode = 'i'
         ) a
     WHERE d.deptype = 'e' AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'pg_meminfo')
+        AND prorettype <> 'void'::regtype
 """
 FUNCTION_COLUMNS = """
     SELECT name, format_type(type, NULL) AS type, replace(obj_description(oid, 'pg_proc'), E'\n  ', ' ') AS description
