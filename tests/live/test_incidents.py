@@ -28,7 +28,7 @@ def size(connection, text):
 
 @pytest.fixture(scope="module")
 def busy():
-    settings = ["wal_level = logical", "huge_pages = off", "shared_buffers = 128MB", "autovacuum_naptime = 1d"]
+    settings = ["shared_preload_libraries = 'pg_meminfo'", "wal_level = logical", "huge_pages = off", "shared_buffers = 128MB", "autovacuum_naptime = 1d"]
     with start_cluster(*settings) as cluster:
         yield cluster
 
@@ -52,7 +52,8 @@ def test_every_section_is_tried():
 
 def test_the_readme_repeats_queries_of_the_incidents():
     repeated = re.findall(r"```sql\n(SELECT .*?)```", (ROOT / "README.md").read_text(), re.S)
-    assert repeated == queries("Who holds memory now?") + queries("What does a session hold?")
+    headings = "Who holds memory now?", "What does a session hold?", "Which statements need most memory at their peak?"
+    assert repeated == [query for heading in headings for query in queries(heading)]
 
 
 def test_who_holds_memory(busy):
@@ -239,6 +240,31 @@ def test_the_relation_cache(busy):
             assert size(connection, found["partitions"]["caches"]) > 2 * MB
         finally:
             connection.execute("DROP TABLE parts")
+
+
+def test_the_statement_with_the_largest_peak(busy):
+    """It has ended, and a snapshot shows nothing of it."""
+    with busy.connect() as session, busy.connect() as connection:
+        connection.execute("SELECT pg_meminfo_statements_reset()")
+        session.execute("SELECT length(array_agg(repeat('peak', 1000))::text) FROM generate_series(1, 50000)")
+        session.execute("SELECT length(repeat('smaller', 10000000))")
+        first, second, *_ = ask(connection, "Which statements need most memory at their peak?")
+        assert first["statement"].startswith("SELECT length(array_agg") and second["statement"].startswith("SELECT length(repeat")
+        assert size(connection, first["growth"]) > 200 * MB > size(connection, first["kept"])
+        assert first["calls"] == 1
+        largest = ask(connection, "Is work_mem right?")[0]
+        assert largest["statement"] == first["statement"] and largest["times_work_mem"] > 50
+
+
+def test_what_is_left_behind(busy):
+    with busy.connect(application_name="pool") as session, busy.connect() as connection:
+        connection.execute("SELECT pg_meminfo_statements_reset()")
+        session.execute("SELECT length(repeat('gone', 20000000))")
+        session.execute("DO $$ BEGIN FOR n IN 1..3000 LOOP EXECUTE format('PREPARE left%s AS SELECT %s', n, n); END LOOP; END $$")
+        session.execute("SELECT 1")
+        first, *_ = ask(connection, "What leaves memory behind in a pooled session?")
+        assert first["statement"].startswith("DO $$ BEGIN FOR n IN 1..3000")
+        assert size(connection, first["kept"]) > 10 * MB
 
 
 def test_freed_memory_that_malloc_keeps(busy):

@@ -83,7 +83,7 @@ def monitored(tmp_path_factory):
     directory = tmp_path_factory.mktemp("monitored")
     shutil.copy(DOCS / "alerts.yml", directory)
     with contextlib.ExitStack() as stack:
-        cluster = stack.enter_context(start_cluster())
+        cluster = stack.enter_context(start_cluster("shared_preload_libraries = 'pg_meminfo'", "autovacuum = off"))
         *exporters, own = free_ports(3)
         ports = dict(zip(("9187", "9237"), exporters))
         # On a busy machine a scrape may last more than a second. By default it is aborted after the interval.
@@ -95,6 +95,7 @@ def monitored(tmp_path_factory):
             [role] = queries("A role")
             connection.execute(role)
             let_in(cluster, connection)
+            connection.execute("SELECT length(repeat('heavy', 10000000))")
         # As in Debian's files, except for the directory of the socket.
         source = re.search(r"^DATA_SOURCE_NAME='(.*)'$", TEXT, re.M)[1].replace("/var/run/postgresql", str(cluster.host))
         option = re.search(r"^ARGS='(--extend.query-path)=", TEXT, re.M)[1]
@@ -137,7 +138,7 @@ def test_the_exporter_carries_our_series(monitored):
     assert {name for name, kind in kinds.items() if kind == "counter"} == {name for name in kinds if name.endswith("_total")}
     assert set(kinds.values()) == {"counter", "gauge"}
     labels = {label for line in re.findall(r"^pg_meminfo\w+\{(.*)\}", text, re.M) for label in re.findall(r'(\w+)="', line)}
-    assert labels == {"backend_type", "datname", "level", "server"}
+    assert labels == {"backend_type", "datname", "level", "queryid", "server"}
     postmaster = re.search(r'^pg_meminfo_processes\{backend_type="postmaster",datname="".*\} (\S+)$', text, re.M)
     assert postmaster[1] == "1"
     with cluster.connect() as connection:
