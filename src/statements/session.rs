@@ -2,7 +2,7 @@
 
 use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering, compiler_fence};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, compiler_fence};
 
 use crate::model::statements::executions::{Abort, Execution, Needs, Start};
 use crate::model::statements::follower::Follower;
@@ -116,6 +116,10 @@ static HAS_FAILED: AtomicBool = AtomicBool::new(false);
 /// Whether something that was started has not ended.
 static HAS_OPEN: AtomicBool = AtomicBool::new(false);
 
+/// The id of a query that has just been started or run to its end, or 0. Nearly always, the next that happens is that the
+/// same query goes on. So it is paused only if something else happens first.
+static TO_BE_PAUSED: AtomicUsize = AtomicUsize::new(0);
+
 /// Whether statements are to be followed.
 #[inline]
 pub fn is_watching() -> bool {
@@ -134,6 +138,12 @@ fn with_session(run: impl FnOnce(&mut Session)) {
         // SAFETY: see Place. What runs does not call this function again.
         let place = unsafe { &mut *SESSION.0.get() };
         if let Some(session) = place {
+            let id = TO_BE_PAUSED.load(Ordering::Relaxed);
+            if id != 0 {
+                TO_BE_PAUSED.store(0, Ordering::Relaxed);
+                session.follower.pause(id);
+                session.stop_ticking_if_idle();
+            }
             run(session);
             HAS_OPEN.store(!session.follower.executions().is_empty(), Ordering::Relaxed);
         }
@@ -262,7 +272,9 @@ impl Session {
             if has_workers && let Some(workers) = self.take_workers() {
                 execution.statement.add(workers);
             }
-            self.record(execution, false, false);
+            if execution.needs.growth >= HEAVY || execution.statement.workers.all >= HEAVY {
+                self.record(execution, false, false);
+            }
         }
         self.stop_ticking_if_idle();
     }
@@ -276,8 +288,9 @@ impl Session {
         Some(workers)
     }
 
-    /// Adds a statement to the table if it has grown. `was_ended` says whether it ended without its own end, and
+    /// Adds a statement that has grown to the table. `was_ended` says whether it ended without its own end, and
     /// `is_error` whether an ERROR in it was the reason.
+    #[cold]
     fn record(&mut self, execution: Execution<Statement>, was_ended: bool, is_error: bool) {
         if self.is_worker {
             self.worker_growth = self.worker_growth.max(execution.needs.growth);
@@ -285,7 +298,7 @@ impl Session {
         }
         let (statement, needs) = (&execution.statement, &execution.needs);
         let is_counted_elsewhere = statement.is_part && !self.follower.executions().is_idle();
-        if is_counted_elsewhere || needs.growth < HEAVY && statement.workers.all < HEAVY {
+        if is_counted_elsewhere {
             return;
         }
         // SAFETY: it has not ended, or its text is valid while an ERROR is handled.
@@ -355,6 +368,21 @@ impl Session {
     }
 }
 
+/// A query that has waited goes on.
+#[cold]
+fn resume(query: &Query) {
+    with_session(|session| {
+        let clock = session.clock;
+        session.follower.resume(|| clock.now(), query.id(), hooks::error_handler());
+        if query.is_parallel() || session.is_worker {
+            session.follower.meter.expect_shrinking();
+        }
+        if query.cost() >= COSTLY {
+            session.tick_while_running();
+        }
+    });
+}
+
 /// Follows this process.
 pub struct Observer;
 
@@ -403,27 +431,24 @@ impl hooks::Observer for Observer {
                 // Again, in case that a sample has been taken.
                 session.follower.meter.expect_shrinking();
             }
-        });
-    }
-
-    fn executor_resumes(query: &Query) {
-        with_session(|session| {
-            let clock = session.clock;
-            session.follower.resume(|| clock.now(), query.id(), hooks::error_handler());
-            if query.is_parallel() || session.is_worker {
-                session.follower.meter.expect_shrinking();
-            }
             if query.cost() >= COSTLY {
                 session.tick_while_running();
             }
         });
     }
 
+    #[inline]
+    fn executor_resumes(query: &Query) {
+        if TO_BE_PAUSED.load(Ordering::Relaxed) == query.id() {
+            TO_BE_PAUSED.store(0, Ordering::Relaxed);
+        } else {
+            resume(query);
+        }
+    }
+
+    #[inline]
     fn executor_pauses(query: &Query) {
-        with_session(|session| {
-            session.follower.pause(query.id());
-            session.stop_ticking_if_idle();
-        });
+        TO_BE_PAUSED.store(query.id(), Ordering::Relaxed);
     }
 
     fn executor_waits(query: &Query) {
@@ -434,6 +459,9 @@ impl hooks::Observer for Observer {
     }
 
     fn executor_ends(query: &Query) {
+        if TO_BE_PAUSED.load(Ordering::Relaxed) == query.id() {
+            TO_BE_PAUSED.store(0, Ordering::Relaxed);
+        }
         with_session(|session| session.end(query.id(), query.is_parallel()));
     }
 

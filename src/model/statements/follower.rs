@@ -69,9 +69,14 @@ impl<P: Probe, T> Follower<P, T> {
     #[inline]
     pub fn look(&mut self, now: u64) {
         if self.meter.is_due(now) {
-            self.meter.look(&mut self.probe);
-            self.distribute();
+            self.look_now();
         }
+    }
+
+    #[cold]
+    fn look_now(&mut self) {
+        self.meter.look(&mut self.probe);
+        self.distribute();
     }
 
     /// A statement ends, whether it waits or runs. What it held must not have been freed yet. `None` if it was not
@@ -118,11 +123,14 @@ impl<P: Probe, T> Follower<P, T> {
         } else {
             self.look(now);
         }
-        self.meter.is_stale().then(|| {
-            self.meter.refresh(&mut self.probe);
-            self.distribute();
-            self.meter.private()
-        })
+        self.meter.is_stale().then(|| self.refresh())
+    }
+
+    #[cold]
+    fn refresh(&mut self) -> u64 {
+        self.meter.refresh(&mut self.probe);
+        self.distribute();
+        self.meter.private()
     }
 
     /// What has been found belongs to all that are running.

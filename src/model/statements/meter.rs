@@ -78,7 +78,8 @@ pub struct Finding {
 /// After how many nanoseconds of statements' time the mark is looked at. Touching 256 kB takes about that long.
 pub const LOOK_AFTER: u64 = 100_000;
 
-/// After how many nanoseconds of statements' time a sample is taken and the mark is lowered, however little it has risen.
+/// If nobody has looked for so many nanoseconds of statements' time, a sample is taken and the mark is lowered, however little
+/// it has risen: it may be from before something was freed unnoticed.
 pub const SAMPLE_AFTER: u64 = 1_000_000;
 
 /// A smaller growth is not noticed.
@@ -106,8 +107,6 @@ pub struct Meter {
     counted_until: u64,
     /// Statements' time since the last look, in nanoseconds.
     busy: u64,
-    /// Statements' time between the last sample and the last look, in nanoseconds.
-    looked_for: u64,
 }
 
 impl Meter {
@@ -163,9 +162,9 @@ impl Meter {
     /// Looks at the mark. Takes a sample if it has risen, or if the last one was long ago.
     pub fn look(&mut self, probe: &mut impl Probe) {
         let mark = probe.mark();
-        self.looked_for += std::mem::take(&mut self.busy);
+        let busy = std::mem::take(&mut self.busy);
         let has_risen = mark.resident >= self.sampled_mark + HEAVY;
-        if has_risen || self.looked_for >= SAMPLE_AFTER && probe.is_open() || self.finding.is_some() {
+        if has_risen || busy >= SAMPLE_AFTER && probe.is_open() || self.finding.is_some() {
             self.sample_with(mark, probe);
         } else {
             // Small statements may have needed this. It is not to be blamed on a later one.
@@ -211,6 +210,6 @@ impl Meter {
         self.private = private;
         (self.least_shared, self.most_shared) = (shared, shared);
         self.is_stale = true;
-        (self.busy, self.looked_for) = (0, 0);
+        self.busy = 0;
     }
 }
