@@ -108,7 +108,12 @@ pub type Planner = unsafe extern "C-unwind" fn(
 unsafe extern "C-unwind" {
     /// The executor's main function.
     #[cfg(any(feature = "pg15", feature = "pg16", feature = "pg17"))]
-    pub fn standard_ExecutorRun(query: *mut pg_sys::QueryDesc, direction: pg_sys::ScanDirection::Type, count: u64, once: bool);
+    pub fn standard_ExecutorRun(
+        query: *mut pg_sys::QueryDesc,
+        direction: pg_sys::ScanDirection::Type,
+        count: u64,
+        once: bool,
+    );
     /// The executor's main function.
     #[cfg(not(any(feature = "pg15", feature = "pg16", feature = "pg17")))]
     pub fn standard_ExecutorRun(query: *mut pg_sys::QueryDesc, direction: pg_sys::ScanDirection::Type, count: u64);
@@ -131,15 +136,13 @@ unsafe extern "C-unwind" {
     ) -> *mut pg_sys::PlannedStmt;
 }
 
-/// Utility statements that can take long, and much memory.
+/// Utility statements that can take long, and much memory. CALL and DO are not among them, because what they execute counts.
 pub const COSTLY_UTILITIES: &[pg_sys::NodeTag] = &[
     pg_sys::NodeTag::T_AlterTableStmt,
-    pg_sys::NodeTag::T_CallStmt,
     #[cfg(not(feature = "pg19"))]
     pg_sys::NodeTag::T_ClusterStmt,
     pg_sys::NodeTag::T_CopyStmt,
     pg_sys::NodeTag::T_CreateTableAsStmt,
-    pg_sys::NodeTag::T_DoStmt,
     pg_sys::NodeTag::T_IndexStmt,
     pg_sys::NodeTag::T_RefreshMatViewStmt,
     pg_sys::NodeTag::T_ReindexStmt,

@@ -188,9 +188,11 @@ impl Utility {
         Text { start: self.text, location, length }
     }
 
-    /// Whether it only prepares or executes another statement, which counts itself. So it is in pg_stat_statements.
+    /// Whether it is not to be followed: if it only prepares or executes another statement, which counts itself, as in
+    /// pg_stat_statements; and if it controls a transaction, because it needs nothing then, and in a failed transaction nobody
+    /// would be told of an ERROR in it.
     pub fn is_transparent(&self) -> bool {
-        matches!(self.tag, NodeTag::T_ExecuteStmt | NodeTag::T_PrepareStmt)
+        matches!(self.tag, NodeTag::T_ExecuteStmt | NodeTag::T_PrepareStmt | NodeTag::T_TransactionStmt)
     }
 
     /// Whether it can take long.
@@ -425,8 +427,15 @@ pub fn activity() -> Option<Vec<u8>> {
     let entry = unsafe { pg_sys::MyBEEntry };
     // SAFETY: it points to this process's entry in shared memory, which only this process changes.
     let activity = unsafe { entry.as_ref() }?.st_activity_raw;
+    if activity.is_null() {
+        return None;
+    }
     // SAFETY: it ends with a NUL.
-    (!activity.is_null()).then(|| unsafe { CStr::from_ptr(activity) }.to_bytes().to_vec())
+    let text = unsafe { CStr::from_ptr(activity) }.to_bytes();
+    let mut copy = Vec::new();
+    copy.try_reserve_exact(text.len()).ok()?;
+    copy.extend_from_slice(text);
+    Some(copy)
 }
 
 /// The query id that pg_stat_activity shows for this process.

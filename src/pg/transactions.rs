@@ -16,6 +16,8 @@ pub trait Observer: 'static {
     fn aborts();
     /// A parallel worker's part of the transaction ends.
     fn worker_ends();
+    /// A subtransaction starts.
+    fn subtransaction_starts();
     /// A subtransaction of this level has become part of the one around it.
     fn subtransaction_committed(level: i32);
     /// A subtransaction of this level is being undone.
@@ -58,6 +60,7 @@ unsafe extern "C-unwind" fn subtransaction_ends<O: Observer>(
     _: *mut c_void,
 ) {
     match event {
+        SubXactEvent::SUBXACT_EVENT_START_SUB => O::subtransaction_starts(),
         SubXactEvent::SUBXACT_EVENT_COMMIT_SUB => O::subtransaction_committed(level()),
         SubXactEvent::SUBXACT_EVENT_ABORT_SUB => O::subtransaction_aborts(level()),
         _ => {}

@@ -6,10 +6,10 @@
 use std::fs::{File, OpenOptions};
 use std::mem::MaybeUninit;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 use crate::model::statements::meter::{Mark, Probe, Sample};
 
-use super::root::Root;
 use super::system;
 
 /// This process.
@@ -21,11 +21,16 @@ pub struct OwnMemory {
 }
 
 impl OwnMemory {
-    /// Opens the files, which stay open. What cannot be opened is done without.
-    pub fn open(&mut self, root: &Root) {
+    /// Opens the files, which stay open. What cannot be opened is done without. Allocates nothing, because it may be called when
+    /// there is no memory left.
+    pub fn open(&mut self) {
+        self.open_files(Path::new("/proc/self/statm"), Path::new("/proc/self/clear_refs"));
+    }
+
+    fn open_files(&mut self, statm: &Path, clear_refs: &Path) {
         self.page_size = system::page_size();
-        self.statm = File::open(root.path("/proc/self/statm")).ok();
-        self.clear_refs = OpenOptions::new().write(true).open(root.path("/proc/self/clear_refs")).ok();
+        self.statm = File::open(statm).ok();
+        self.clear_refs = OpenOptions::new().write(true).open(clear_refs).ok();
     }
 
     /// Whether there is the file by which the mark is lowered.
@@ -80,8 +85,6 @@ fn parse_statm(line: &[u8]) -> Option<[u64; 2]> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
 
     fn touch(bytes: usize) -> Vec<u8> {
@@ -103,7 +106,7 @@ mod tests {
     fn a_peak_that_has_passed_is_seen_until_the_mark_is_lowered() {
         const SIZE: usize = 512 << 20;
         let mut own = OwnMemory::default();
-        own.open(&Root::default());
+        own.open();
         let before = own.sample().unwrap().private;
         let block = touch(SIZE);
         let during = own.sample().unwrap().private;
@@ -118,7 +121,7 @@ mod tests {
     #[test]
     fn without_proc_there_is_only_the_mark() {
         let mut own = OwnMemory::default();
-        own.open(&Root::from(Path::new("/nonexistent")));
+        own.open_files(Path::new("/nonexistent/statm"), Path::new("/nonexistent/clear_refs"));
         assert!(!own.is_open() && own.sample().is_none() && !own.lower_mark());
         assert!(own.mark().resident > 0);
     }

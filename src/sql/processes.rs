@@ -40,5 +40,7 @@ fn processes(call: &Call) {
     // The kernel's figure begins anew whenever the process lowers it.
     let peaks = shared::peaks_of_rss();
     // No WARNING for a denied process: it has a row, with NULLs.
-    unwrap_or_raise(cluster.count_each(interrupts::check, |process| rows.put(&process, peaks.get(&process.pid).copied())));
+    unwrap_or_raise(
+        cluster.count_each(interrupts::check, |process| rows.put(&process, peaks.get(&process.pid).copied())),
+    );
 }

@@ -12,7 +12,6 @@ use crate::pg::hooks::{self, Planning, Query, Text, Utility};
 use crate::pg::{error, fd, settings, this_process, timeout, transactions};
 use crate::proc::clock::Clock;
 use crate::proc::own_memory::OwnMemory;
-use crate::proc::root::Root;
 
 use super::shared::{self, Slot, Workers};
 
@@ -53,6 +52,8 @@ struct Memory {
     own: OwnMemory,
     slot: Option<&'static Slot>,
     mark: u64,
+    /// The files could not be opened, and are not tried again.
+    has_no_files: bool,
 }
 
 impl Probe for Memory {
@@ -63,9 +64,12 @@ impl Probe for Memory {
     }
 
     fn sample(&mut self) -> Option<Sample> {
-        if !self.own.is_open() {
-            self.own.open(&Root::default());
-            fd::keep(2);
+        if !self.own.is_open() && !self.has_no_files {
+            self.own.open();
+            self.has_no_files = !self.own.is_open();
+            if self.own.is_open() {
+                fd::keep(2);
+            }
         }
         self.own.sample()
     }
@@ -141,7 +145,7 @@ fn with_session(run: impl FnOnce(&mut Session)) {
             let id = TO_BE_PAUSED.load(Ordering::Relaxed);
             if id != 0 {
                 TO_BE_PAUSED.store(0, Ordering::Relaxed);
-                session.follower.pause(id);
+                session.follower.wait(session.clock.now(), id);
                 session.stop_ticking_if_idle();
             }
             run(session);
@@ -153,7 +157,9 @@ fn with_session(run: impl FnOnce(&mut Session)) {
     if outcome.is_err() {
         HAS_FAILED.store(true, Ordering::Relaxed);
         HAS_OPEN.store(false, Ordering::Relaxed);
-        error::forget("pg_meminfo no longer follows the statements of this process");
+        timeout::stop();
+        // If even that fails, nothing is said.
+        let _ = catch_unwind(|| error::forget("pg_meminfo no longer follows the statements of this process"));
     }
 }
 
@@ -173,8 +179,8 @@ fn attach_for_the_first_time() {
         return;
     }
     let mut own = OwnMemory::default();
-    own.open(&Root::default());
-    let Some(mut follower) = Follower::new(Memory { own, slot: Slot::take(), mark: 0 }) else {
+    own.open();
+    let Some(mut follower) = Follower::new(Memory { own, slot: Slot::take(), mark: 0, has_no_files: false }) else {
         HAS_FAILED.store(true, Ordering::Relaxed);
         return;
     };
@@ -209,10 +215,6 @@ unsafe extern "C-unwind" fn tick() {
 }
 
 impl Session {
-    fn start_of(&self, id: usize, outlives_transaction: bool) -> Start {
-        Start { id, handler: hooks::error_handler(), level: transactions::level(), outlives_transaction }
-    }
-
     fn statement(&self, query_id: i64, text: Text) -> Statement {
         let is_toplevel = self.follower.executions().is_idle();
         let has_id = query_id != 0;
@@ -228,11 +230,25 @@ impl Session {
         Statement { key, is_part, text, outlives_error, growth_planning: 0, workers: Workers::default() }
     }
 
-    fn start(&mut self, id: usize, is_utility: bool, planning: Option<Needs>, statement: Statement) {
+    /// A statement starts. A utility statement can end its own transaction.
+    fn start(
+        &mut self,
+        id: usize,
+        is_utility: bool,
+        shared_may_shrink: bool,
+        planning: Option<Needs>,
+        statement: Statement,
+    ) {
         self.has_executed = true;
         let is_idle = self.follower.executions().is_idle();
-        let (now, start) = (self.clock.now(), self.start_of(id, is_utility));
-        let private = self.follower.start(now, start, planning, statement);
+        let start = Start {
+            id,
+            handler: hooks::error_handler(),
+            level: transactions::level(),
+            outlives_transaction: is_utility,
+            shared_may_shrink,
+        };
+        let private = self.follower.start(self.clock.now(), start, planning, statement);
         if is_idle && let Some(private) = private {
             self.settle(private);
         }
@@ -268,7 +284,7 @@ impl Session {
     /// A statement ends. `has_workers` says whether parallel workers can have worked for it.
     fn end(&mut self, id: usize, has_workers: bool) {
         let now = self.clock.now();
-        if let Some(mut execution) = self.follower.finish(now, id, hooks::error_handler()) {
+        if let Some(mut execution) = self.follower.finish(now, id) {
             if has_workers && let Some(workers) = self.take_workers() {
                 execution.statement.add(workers);
             }
@@ -302,7 +318,9 @@ impl Session {
             return;
         }
         // SAFETY: it has not ended, or its text is valid while an ERROR is handled.
-        let text = (!was_ended || statement.outlives_error).then(|| unsafe { statement.text.copy(settings::query_size()) }).flatten();
+        let text = (!was_ended || statement.outlives_error)
+            .then(|| unsafe { statement.text.copy(settings::query_size()) })
+            .flatten();
         let call = Call {
             is_call: true,
             is_error,
@@ -329,7 +347,8 @@ impl Session {
         self.take_workers();
         let mut dead = Vec::new();
         self.follower.abort(now, abort, |execution, was_running| {
-            if execution.needs.growth >= HEAVY && dead.try_reserve(1).is_ok() {
+            let is_heavy = execution.needs.growth >= HEAVY || execution.statement.workers.all >= HEAVY;
+            if is_heavy && dead.try_reserve(1).is_ok() {
                 dead.push((execution, was_running));
             }
         });
@@ -345,10 +364,16 @@ impl Session {
 
     /// What a process has needed that executes no statements of a client.
     fn end_background(&mut self) {
+        // What it has executed counts for itself.
+        let has_executed = std::mem::take(&mut self.has_executed) || !self.follower.executions().is_idle();
+        if has_executed || !self.follower.meter.has_risen(&mut self.follower.probe) {
+            return;
+        }
         self.follower.meter.sample(&mut self.follower.probe);
         let Some(finding) = self.follower.meter.take() else { return };
         let growth = finding.peak.at_least.saturating_sub(self.first_private);
-        if self.has_executed || growth < HEAVY {
+        let workers = self.take_workers().unwrap_or_default();
+        if growth < HEAVY && workers.all < HEAVY {
             return;
         }
         let key = Key { user: this_process::user(), database: this_process::database(), query_id: 0, toplevel: 1 };
@@ -358,6 +383,8 @@ impl Session {
             peak: finding.peak.at_least,
             peak_at_most: finding.peak.at_most,
             growth,
+            workers_peak: workers.all,
+            worker_peak_max: workers.largest,
             major_faults: finding.major_faults,
             at: this_process::now(),
             pid: this_process::pid() as u64,
@@ -372,11 +399,7 @@ impl Session {
 #[cold]
 fn resume(query: &Query) {
     with_session(|session| {
-        let clock = session.clock;
-        session.follower.resume(|| clock.now(), query.id(), hooks::error_handler());
-        if query.is_parallel() || session.is_worker {
-            session.follower.meter.expect_shrinking();
-        }
+        session.follower.resume(session.clock.now(), query.id(), hooks::error_handler(), transactions::level());
         if query.cost() >= COSTLY {
             session.tick_while_running();
         }
@@ -397,14 +420,14 @@ impl hooks::Observer for Observer {
         with_session(|session| {
             session.planned = None;
             let statement = session.statement(planning.query_id(), planning.text());
-            session.start(planning.id(), false, None, statement);
+            session.start(planning.id(), false, false, None, statement);
         });
     }
 
     fn planner_ended(planning: &Planning) {
         with_session(|session| {
             let now = session.clock.now();
-            if let Some(execution) = session.follower.finish(now, planning.id(), hooks::error_handler()) {
+            if let Some(execution) = session.follower.finish(now, planning.id()) {
                 session.planned = Some(Planned {
                     query_id: execution.statement.key.query_id,
                     depth: session.follower.executions().running(),
@@ -418,19 +441,12 @@ impl hooks::Observer for Observer {
         attach();
         with_session(|session| {
             let is_parallel = query.is_parallel() || session.is_worker;
-            if is_parallel {
-                session.follower.meter.expect_shrinking();
-            }
             let mut statement = session.statement(query.query_id(), query.text());
             let depth = session.follower.executions().running();
             let is_this = |planned: &Planned| planned.query_id == statement.key.query_id && planned.depth == depth;
             let planned = session.planned.take().filter(is_this);
             statement.growth_planning = planned.as_ref().map_or(0, |planned| planned.needs.growth);
-            session.start(query.id(), false, planned.map(|planned| planned.needs), statement);
-            if is_parallel {
-                // Again, in case that a sample has been taken.
-                session.follower.meter.expect_shrinking();
-            }
+            session.start(query.id(), false, is_parallel, planned.map(|planned| planned.needs), statement);
             if query.cost() >= COSTLY {
                 session.tick_while_running();
             }
@@ -470,10 +486,7 @@ impl hooks::Observer for Observer {
         with_session(|session| {
             session.planned = None;
             let statement = session.statement(utility.query_id(), utility.text());
-            session.start(utility.id(), true, None, statement);
-            if utility.uses_shared_memory() {
-                session.follower.meter.expect_shrinking();
-            }
+            session.start(utility.id(), true, utility.uses_shared_memory(), None, statement);
             if utility.is_costly() {
                 session.tick_while_running();
             }
@@ -492,8 +505,8 @@ impl transactions::Observer for Observer {
             with_session(Session::end_background);
         }
         with_session(|session| {
-            session.has_executed = false;
             session.follower.end_transaction();
+            session.stop_ticking_if_idle();
         });
     }
 
@@ -509,17 +522,29 @@ impl transactions::Observer for Observer {
         attach();
         with_session(|session| {
             let growth = if session.has_executed {
-                session.worker_growth
+                // It may have been told to end, and then its execution has not.
+                if !session.follower.executions().is_idle() {
+                    session.follower.sample();
+                }
+                let running = session.follower.iter_running().map(|execution| execution.needs.growth).max();
+                session.worker_growth.max(running.unwrap_or(0))
             } else {
                 // It has built an index, or vacuumed. No hook was called, so this is the first look.
                 let mark = session.follower.probe.mark();
                 let shared = session.follower.probe.sample().map_or(mark.resident, |sample| sample.shared);
                 mark.resident.saturating_sub(shared).saturating_sub(shared::first_private())
             };
-            if growth > 0 && let Some(leader) = Slot::of_leader() {
+            if growth > 0
+                && let Some(leader) = Slot::of_leader()
+            {
                 leader.add_worker(growth);
             }
         });
+    }
+
+    fn subtransaction_starts() {
+        // Nothing but to pause what is to be paused: what happens now belongs to the subtransaction.
+        with_session(|_| {});
     }
 
     fn subtransaction_committed(level: i32) {

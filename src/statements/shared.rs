@@ -11,7 +11,6 @@ use crate::model::statements::meter::Probe;
 use crate::model::statements::table::{Entry, Table, index_length};
 use crate::pg::{settings, shared_memory, this_process};
 use crate::proc::own_memory::OwnMemory;
-use crate::proc::root::Root;
 
 use super::saved;
 
@@ -109,7 +108,7 @@ impl shared_memory::User for Statements {
         let sizes = Sizes::of_settings();
         let header = memory.cast::<Header>();
         let mut own = OwnMemory::default();
-        own.open(&Root::default());
+        own.open();
         let first_private = own.sample().map_or(0, |sample| sample.private);
         let can_lower = own.can_lower_mark();
         // SAFETY: the memory is large enough, and aligned.
@@ -153,11 +152,7 @@ fn header() -> Option<&'static Header> {
 }
 
 fn sizes(header: &Header) -> Sizes {
-    Sizes {
-        slots: header.slots as usize,
-        entries: header.entries as usize,
-        text_size: header.text_size as usize,
-    }
+    Sizes { slots: header.slots as usize, entries: header.entries as usize, text_size: header.text_size as usize }
 }
 
 /// How peaks are found.

@@ -115,7 +115,7 @@ CASES = {
     "planning": ("SELECT length(repeat('x', 400000000)), pg_sleep(0)", 300),
     "COPY": ("COPY (SELECT string_agg(x, ',') FROM numbers) TO '/dev/null'", 60),
     "CREATE TABLE AS": ("CREATE TEMP TABLE made AS SELECT string_agg(x, ',') FROM numbers", 60),
-    "PL/pgSQL": ("DO $$ DECLARE a text := repeat('x', 200000000); BEGIN a := ''; PERFORM 1; END $$", 150),
+    "PL/pgSQL": ("DO $$ DECLARE a text := repeat('x', 200000000); BEGIN PERFORM pg_sleep(0.1); a := ''; END $$", 150),
 }
 
 
@@ -217,6 +217,19 @@ def test_workers_count_for_their_leader(preloaded, watcher):
         assert row["workers_peak"] > 80 * MB
         assert row["workers_peak"] / 3 < row["worker_peak_max"] < row["workers_peak"] * 2 / 3
         assert row["heavy_calls"] == 1
+
+
+def test_workers_of_a_statement_that_times_out(preloaded, watcher):
+    settings = ["work_mem=400MB", "max_parallel_workers_per_gather=2", "parallel_setup_cost=0", "parallel_tuple_cost=0"]
+    settings += ["parallel_leader_participation=off", "min_parallel_table_scan_size=0", "enable_parallel_hash=off", "enable_mergejoin=off"]
+    with preloaded.connect(*settings) as session:
+        session.execute("SET statement_timeout = '4s'")
+        # The hash tables are complete, and the join is endless.
+        statement = "SELECT count(*) FROM numbers AS a JOIN numbers AS b USING (x), generate_series(1, 100000)"
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            session.execute(statement)
+        [row] = statements(watcher, statement)
+        assert row["workers_peak"] > 60 * MB and row["errors"] == 1
 
 
 def test_workers_that_build_an_index(preloaded, watcher):
@@ -332,11 +345,57 @@ def test_thousands_of_failing_nested_statements(session, watcher):
     )
     for _ in range(200):
         with pytest.raises(psycopg.errors.DivisionByZero):
-            session.execute("SELECT 1 / (n - 1) FROM numbers LIMIT 1")
+            session.execute("SELECT 1 / (n - 1) FROM generate_series(1, 1) AS n")
     statement = "SELECT length(array_agg(x)::text) FROM numbers"
     session.execute(statement)
     [row] = statements(watcher, statement)
     assert row["toplevel"]
+
+
+def assert_next_is_toplevel(session, watcher):
+    """Nothing that has failed is thought to be running still."""
+    session.execute("SELECT length(repeat('after', 10000000))")
+    assert [row["toplevel"] for row in statements(watcher, "SELECT length(repeat('after'")] == [True]
+
+
+def test_a_cursor_that_fails_in_a_subtransaction(session, watcher):
+    """Its execution never ends by itself, and its text goes with CLOSE."""
+    session.execute("BEGIN")
+    session.execute("DECLARE failing CURSOR FOR SELECT 1 / (n - 3) FROM generate_series(1, 10) AS n /* " + "x" * 1000000 + " */")
+    session.execute("FETCH failing")
+    session.execute("SAVEPOINT s")
+    with pytest.raises(psycopg.errors.DivisionByZero):
+        session.execute("FETCH ALL FROM failing")
+    session.execute("ROLLBACK TO s")
+    session.execute("CLOSE failing")
+    assert_next_is_toplevel(session, watcher)
+    with pytest.raises(psycopg.errors.DivisionByZero):
+        session.execute("SELECT length(array_agg(x)::text) / 0 FROM numbers")
+    session.execute("ROLLBACK")
+    found = rows(watcher.execute("SELECT * FROM pg_meminfo_statements WHERE worst_query ~ 'xxx'"))
+    assert found == []
+
+
+def test_an_error_in_a_failed_transaction(session, watcher):
+    """Nobody is told of it."""
+    session.execute("BEGIN")
+    for statement, error in ("SELECT 1 / 0", psycopg.errors.DivisionByZero), ("ROLLBACK TO nosuch", psycopg.errors.InvalidSavepointSpecification):
+        with pytest.raises(error):
+            session.execute(statement)
+    session.execute("ROLLBACK")
+    assert_next_is_toplevel(session, watcher)
+
+
+def test_a_portal_that_is_still_open(session, watcher):
+    """An unnamed portal is dropped only when the next statement is planned, which is not to blame for it."""
+    heavy = "SELECT length(array_agg(x)::text) FROM numbers WHERE n > $1"
+    session.execute("BEGIN")
+    session.pgconn.exec_params(heavy.encode(), [b"0"])
+    session.pgconn.exec_(b"SELECT count(*), 'simple' FROM pg_class")
+    session.execute("COMMIT")
+    [row] = statements(watcher, heavy)
+    assert row["growth"] > 100 * MB
+    assert statements(watcher, "SELECT count(*), 'simple'") == []
 
 
 def test_deep_nesting(session, watcher):

@@ -22,9 +22,20 @@ pub struct Execution<T> {
     waits_for_client: bool,
     /// It survives the end of a transaction that it ends itself, as CALL does.
     outlives_transaction: bool,
-    /// The number of the subtransaction's level in which it started.
+    /// While it runs, shared memory may shrink.
+    shared_may_shrink: bool,
+    /// The level of the subtransaction in which it started.
     level: i32,
+    /// The level of the subtransaction in which it began to run this time.
+    running_level: i32,
     handler: Handler,
+}
+
+impl<T> Execution<T> {
+    /// Whether shared memory may have shrunk.
+    pub fn shared_may_shrink(&self) -> bool {
+        self.shared_may_shrink
+    }
 }
 
 /// How a statement starts.
@@ -38,6 +49,8 @@ pub struct Start {
     pub level: i32,
     /// It survives the end of a transaction that it ends itself.
     pub outlives_transaction: bool,
+    /// While it runs, shared memory may shrink.
+    pub shared_may_shrink: bool,
 }
 
 /// What a statement has needed so far.
@@ -108,6 +121,11 @@ impl<T> Executions<T> {
         self.open.is_empty()
     }
 
+    /// Whether shared memory may shrink while those that are running run.
+    pub fn may_shared_shrink(&self) -> bool {
+        self.open.iter().any(|execution| execution.is_running && execution.shared_may_shrink)
+    }
+
     /// How many are running.
     pub fn running(&self) -> usize {
         self.running
@@ -116,9 +134,8 @@ impl<T> Executions<T> {
     /// Starts one, which runs from now on.
     #[inline]
     pub fn start(&mut self, start: Start, needs: Needs, statement: T) {
-        // An ERROR has ended an earlier one that had the same address.
         if self.running < self.open.len() {
-            self.remove(start.id);
+            self.forget_waiting(start.id);
         }
         if self.open.len() < MAX_OPEN {
             self.running += 1;
@@ -129,7 +146,9 @@ impl<T> Executions<T> {
                 is_running: true,
                 waits_for_client: false,
                 outlives_transaction: start.outlives_transaction,
+                shared_may_shrink: start.shared_may_shrink,
                 level: start.level,
+                running_level: start.level,
                 handler: start.handler,
             });
         }
@@ -143,7 +162,7 @@ impl<T> Executions<T> {
 
     /// One goes on running, after it has waited.
     #[inline]
-    pub fn resume(&mut self, id: usize, handler: Handler, meter: &Meter) {
+    pub fn resume(&mut self, id: usize, handler: Handler, level: i32, meter: &Meter) {
         if let Some(at) = self.find(id)
             && !self.open[at].is_running
         {
@@ -152,21 +171,22 @@ impl<T> Executions<T> {
             execution.is_running = true;
             execution.waits_for_client = false;
             execution.handler = handler;
+            execution.running_level = level;
             // Until now, `base` was what it held itself.
             execution.needs.base = meter.private().saturating_sub(execution.needs.base);
         }
     }
 
-    /// One does not run any more: either for a moment, or until its client wants more of it.
+    /// One waits until its client wants more of it.
     #[inline]
-    pub fn suspend(&mut self, id: usize, waits_for_client: bool, meter: &Meter) {
+    pub fn suspend(&mut self, id: usize, meter: &Meter) {
         if let Some(at) = self.find(id)
             && self.open[at].is_running
         {
             self.running -= 1;
             let execution = &mut self.open[at];
             execution.is_running = false;
-            execution.waits_for_client = waits_for_client;
+            execution.waits_for_client = true;
             execution.needs.base = meter.private().saturating_sub(execution.needs.base);
         }
     }
@@ -193,7 +213,9 @@ impl<T> Executions<T> {
     /// other one.
     pub fn next_dead(&mut self, abort: Abort) -> Option<(Execution<T>, bool)> {
         let is_dead = |execution: &Execution<T>| match abort {
-            Abort::Subtransaction(level) => execution.level >= level,
+            Abort::Subtransaction(level) => {
+                execution.level >= level || execution.is_running && execution.running_level >= level
+            }
             // A longjmp to this handler has left all that started within it.
             Abort::Transaction(handler) => {
                 !execution.outlives_transaction || !execution.is_running || execution.handler <= handler
@@ -211,6 +233,7 @@ impl<T> Executions<T> {
     pub fn join_outer(&mut self, level: i32) {
         for execution in &mut self.open {
             execution.level = execution.level.min(level - 1);
+            execution.running_level = execution.running_level.min(level - 1);
         }
     }
 
@@ -218,6 +241,17 @@ impl<T> Executions<T> {
     pub fn end_transaction(&mut self) {
         self.open.retain(|execution| execution.is_running && execution.outlives_transaction);
         self.running = self.open.len();
+    }
+
+    /// Forgets one that waits and has the address of one that starts, because an ERROR has ended it, and if there are too many,
+    /// the one that has waited longest.
+    #[cold]
+    fn forget_waiting(&mut self, id: usize) {
+        let is_full = self.open.len() == MAX_OPEN;
+        let is_waiting = |execution: &Execution<T>| !execution.is_running && (is_full || execution.id == id);
+        if let Some(at) = self.open.iter().position(is_waiting) {
+            self.open.remove(at);
+        }
     }
 
     #[inline]

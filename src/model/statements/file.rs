@@ -46,9 +46,7 @@ impl From<TryReserveError> for Unusable {
 pub fn encode(table: &Table, statistics: Statistics) -> Result<Vec<u8>, TryReserveError> {
     let texts: u64 = table.iter().map(|(entry, _)| entry.text_length).sum();
     let mut bytes = Vec::new();
-    bytes.try_reserve_exact(
-        HEADER + *table.count as usize * size_of::<Entry>() + texts as usize + size_of::<u32>(),
-    )?;
+    bytes.try_reserve_exact(HEADER + *table.count as usize * size_of::<Entry>() + texts as usize + size_of::<u32>())?;
     bytes.extend_from_slice(&MAGIC);
     for number in [VERSION.into(), *table.count, statistics.deallocations, statistics.reset_at as u64] {
         bytes.extend_from_slice(&number.to_le_bytes());

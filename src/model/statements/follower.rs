@@ -40,29 +40,27 @@ impl<P: Probe, T> Follower<P, T> {
         let private = self.meter.private();
         let needs = planning.map_or(Needs::from(private), |needs| Needs { base: needs.base.min(private), ..needs });
         self.executions.start(start, needs, statement);
+        if start.shared_may_shrink {
+            self.meter.expect_shrinking();
+        }
         refreshed
     }
 
-    /// A statement goes on. `now` is read only if it has waited for its client.
-    #[inline]
-    pub fn resume(&mut self, now: impl FnOnce() -> u64, id: usize, handler: Handler) {
+    /// A statement goes on, in a subtransaction of this level.
+    pub fn resume(&mut self, now: u64, id: usize, handler: Handler, level: i32) {
         if self.executions.waits_for_client(id) {
-            self.begin(now());
+            self.begin(now);
+            self.executions.resume(id, handler, level, &self.meter);
+            if self.executions.may_shared_shrink() {
+                self.meter.expect_shrinking();
+            }
         }
-        self.executions.resume(id, handler, &self.meter);
-    }
-
-    /// A statement does not run for a moment.
-    #[inline]
-    pub fn pause(&mut self, id: usize) {
-        self.executions.suspend(id, false, &self.meter);
     }
 
     /// A statement waits for its client.
-    #[inline]
     pub fn wait(&mut self, now: u64, id: usize) {
         self.look(now);
-        self.executions.suspend(id, true, &self.meter);
+        self.executions.suspend(id, &self.meter);
     }
 
     /// Looks at what the statements that are running have needed so far.
@@ -79,14 +77,19 @@ impl<P: Probe, T> Follower<P, T> {
         self.distribute();
     }
 
+    /// Takes a sample now.
+    pub fn sample(&mut self) {
+        self.meter.sample(&mut self.probe);
+        self.distribute();
+    }
+
     /// A statement ends, whether it waits or runs. What it held must not have been freed yet. `None` if it was not
     /// followed.
     #[inline]
-    pub fn finish(&mut self, now: u64, id: usize, handler: Handler) -> Option<Execution<T>> {
-        self.executions.resume(id, handler, &self.meter);
+    pub fn finish(&mut self, now: u64, id: usize) -> Option<Execution<T>> {
         self.look(now);
         let execution = self.executions.finish(id);
-        if execution.as_ref().is_some_and(|execution| execution.needs.growth >= HEAVY) {
+        if execution.as_ref().is_some_and(needs_refresh) {
             self.meter.expect_release();
         }
         execution
@@ -98,7 +101,7 @@ impl<P: Probe, T> Follower<P, T> {
             self.look(now);
         }
         while let Some((execution, was_running)) = self.executions.next_dead(abort) {
-            if execution.needs.growth >= HEAVY {
+            if needs_refresh(&execution) {
                 self.meter.expect_release();
             }
             each(execution, was_running);
@@ -130,6 +133,9 @@ impl<P: Probe, T> Follower<P, T> {
     fn refresh(&mut self) -> u64 {
         self.meter.refresh(&mut self.probe);
         self.distribute();
+        if self.executions.may_shared_shrink() {
+            self.meter.expect_shrinking();
+        }
         self.meter.private()
     }
 
@@ -139,6 +145,12 @@ impl<P: Probe, T> Follower<P, T> {
             self.executions.add(finding);
         }
     }
+}
+
+/// Whether the mark must be lowered after a statement: what it held will be freed, or shared memory need not be expected to
+/// shrink any more.
+fn needs_refresh<T>(execution: &Execution<T>) -> bool {
+    execution.needs.growth >= HEAVY || execution.shared_may_shrink()
 }
 
 #[cfg(test)]

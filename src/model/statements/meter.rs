@@ -159,6 +159,11 @@ impl Meter {
         self.busy >= LOOK_AFTER
     }
 
+    /// Whether the mark has risen since the last sample.
+    pub fn has_risen(&self, probe: &mut impl Probe) -> bool {
+        probe.mark().resident >= self.sampled_mark + HEAVY
+    }
+
     /// Looks at the mark. Takes a sample if it has risen, or if the last one was long ago.
     pub fn look(&mut self, probe: &mut impl Probe) {
         let mark = probe.mark();
@@ -193,10 +198,15 @@ impl Meter {
     }
 
     fn sample_with(&mut self, mark: Mark, probe: &mut impl Probe) {
-        let Some(Sample { private, shared }) = probe.sample() else { return };
+        let Some(Sample { private, shared }) = probe.sample() else {
+            // Not again until the mark has risen as much once more.
+            (self.mark, self.sampled_mark) = (mark.resident, mark.resident);
+            return;
+        };
         self.least_shared = self.least_shared.min(shared);
         self.most_shared = self.most_shared.max(shared);
-        let mut peak = Peak { at_least: private, at_most: private.max(mark.resident.saturating_sub(self.least_shared)) };
+        let mut peak =
+            Peak { at_least: private, at_most: private.max(mark.resident.saturating_sub(self.least_shared)) };
         // A mark that has not risen is from before.
         if mark.resident > self.mark && !self.shared_may_shrink {
             peak.at_least = private.max(mark.resident.saturating_sub(self.most_shared));

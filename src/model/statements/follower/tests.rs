@@ -104,7 +104,13 @@ impl Run {
 
     fn start(&mut self, depth: usize) -> usize {
         self.number += 1;
-        let start = Start { id: self.number, handler: 1000 - depth, level: 1, outlives_transaction: false };
+        let start = Start {
+            id: self.number,
+            handler: 1000 - depth,
+            level: 1,
+            outlives_transaction: false,
+            shared_may_shrink: false,
+        };
         self.follower.start(self.now(), start, None, self.number);
         let private = self.process.0.borrow().private;
         self.process.0.borrow_mut().peaks.push(private);
@@ -132,7 +138,7 @@ impl Run {
             }
         }
         self.process.0.borrow_mut().now += 10_000;
-        let execution = self.follower.finish(self.now(), number, 1000 - depth).unwrap();
+        let execution = self.follower.finish(self.now(), number).unwrap();
         assert_eq!(execution.statement, number);
         let peak = self.process.0.borrow_mut().peaks.pop().unwrap();
         self.finished.push((Truth { number, base, peak }, execution));
@@ -227,11 +233,16 @@ fn thousands_of_small_statements_need_few_samples() {
 #[test]
 fn shared_memory_that_shrinks_is_no_private_memory() {
     let mut run = Run::new();
-    let number = run.start(0);
-    run.follower.meter.expect_shrinking();
+    let start = Start { id: 7, handler: 1000, level: 1, outlives_transaction: false, shared_may_shrink: true };
+    run.follower.start(run.now(), start, None, 7);
     run.change(0, 180 << 20);
-    run.change(0, -(180 << 20));
-    let found = run.follower.finish(run.now(), number, 1000).unwrap();
+    // A nested statement, which takes a sample when it starts.
+    run.follower.meter.expect_release();
+    run.statement(&[], 1, false);
+    run.change(0, 180 << 20);
+    run.change(0, -(360 << 20));
+    let found = run.follower.finish(run.now(), 7).unwrap();
+    run.finished.clear();
     assert!(found.needs.growth < HEAVY && found.needs.peak.at_most >= 180 << 20);
     // Afterwards, the mark counts again.
     run.statement(&[Step::Allocate(30 << 20), Step::Free], 0, false);
@@ -242,10 +253,10 @@ fn shared_memory_that_shrinks_is_no_private_memory() {
 fn a_cursor_is_charged_for_what_it_needs_while_it_runs() {
     let mut run = Run::new();
     let cursor = run.start(0);
-    run.follower.pause(cursor);
+    run.follower.wait(run.now(), cursor);
     let fetch = |run: &mut Run, bytes: i64| {
         let now = run.now();
-        run.follower.resume(|| now, cursor, 1000);
+        run.follower.resume(now, cursor, 1000, 1);
         run.change(bytes, 0);
         run.follower.wait(run.now(), cursor);
     };
@@ -253,7 +264,7 @@ fn a_cursor_is_charged_for_what_it_needs_while_it_runs() {
     // Another one, which keeps its memory.
     run.statement(&[Step::Allocate(100 << 20)], 0, true);
     fetch(&mut run, 7 << 20);
-    let found = run.follower.finish(run.now(), cursor, 1000).unwrap();
+    let found = run.follower.finish(run.now(), cursor).unwrap();
     assert_eq!(found.needs.growth, 17 << 20);
     assert_eq!(run.finished[0].1.needs.growth, 100 << 20);
 }
@@ -264,15 +275,15 @@ fn pauses_are_part_of_a_statement() {
     let mut run = Run::new();
     let query = run.start(0);
     for step in 0..3 {
-        run.follower.pause(query);
+        run.follower.wait(run.now(), query);
         let now = run.now();
-        run.follower.resume(|| now, query, 1000);
+        run.follower.resume(now, query, 1000, 1);
         if step == 1 {
             run.change(10 << 20, 0);
         }
     }
-    run.follower.pause(query);
-    let found = run.follower.finish(run.now(), query, 1000).unwrap();
+    run.follower.wait(run.now(), query);
+    let found = run.follower.finish(run.now(), query).unwrap();
     assert_eq!(found.needs.growth, 10 << 20);
 }
 
@@ -281,16 +292,16 @@ fn what_planning_has_needed_is_part_of_the_execution() {
     let mut run = Run::new();
     let planning = run.start(0);
     run.change(50 << 20, 0);
-    let planned = run.follower.finish(run.now(), planning, 1000).unwrap();
+    let planned = run.follower.finish(run.now(), planning).unwrap();
     run.change(-(40 << 20), 0);
-    let start = Start { id: 7, handler: 1000, level: 1, outlives_transaction: false };
+    let start = Start { id: 7, handler: 1000, level: 1, outlives_transaction: false, shared_may_shrink: false };
     run.follower.start(run.now(), start, Some(planned.needs), 7);
-    let light = run.follower.finish(run.now(), 7, 1000).unwrap();
+    let light = run.follower.finish(run.now(), 7).unwrap();
     assert_eq!((light.needs.growth, light.needs.base), (50 << 20, planned.needs.base));
     run.follower.start(run.now(), start, Some(planned.needs), 7);
     run.change(90 << 20, 0);
     // What planning has left counts, too.
-    assert_eq!(run.follower.finish(run.now(), 7, 1000).unwrap().needs.growth, 100 << 20);
+    assert_eq!(run.follower.finish(run.now(), 7).unwrap().needs.growth, 100 << 20);
 }
 
 #[test]
@@ -315,24 +326,72 @@ fn errors_within_subtransactions() {
     let outer = run.start(0);
     for _ in 0..10_000 {
         run.number += 1;
-        let start = Start { id: run.number, handler: 990, level: 2, outlives_transaction: false };
+        let start =
+            Start { id: run.number, handler: 990, level: 2, outlives_transaction: false, shared_may_shrink: false };
         run.follower.start(run.now(), start, None, run.number);
         if run.number.is_multiple_of(2) {
             // The error happens between two of its calls.
-            run.follower.pause(run.number);
+            run.follower.wait(run.now(), run.number);
         }
         let mut dead = 0;
         run.follower.abort(run.now(), Abort::Subtransaction(2), |_, _| dead += 1);
         assert_eq!(dead, 1);
     }
     assert_eq!(run.follower.executions().running(), 1);
-    assert_eq!(run.follower.finish(run.now(), outer, 1000).unwrap().statement, outer);
+    assert_eq!(run.follower.finish(run.now(), outer).unwrap().statement, outer);
+}
+
+/// Its execution ends with the subtransaction, although it had started before.
+#[test]
+fn a_cursor_that_fails_in_a_subtransaction() {
+    let mut run = Run::new();
+    let cursor = run.start(0);
+    run.follower.wait(run.now(), cursor);
+    run.follower.resume(run.now(), cursor, 1000, 2);
+    let mut dead = Vec::new();
+    run.follower.abort(run.now(), Abort::Subtransaction(2), |execution, was_running| {
+        dead.push((execution.statement, was_running))
+    });
+    assert_eq!(dead, [(cursor, true)]);
+    assert!(run.follower.executions().is_empty());
+}
+
+#[test]
+fn recursion_by_the_same_plan() {
+    let mut run = Run::new();
+    let waiting = run.start(0);
+    run.follower.wait(run.now(), waiting);
+    let start = |handler| Start { id: 7, handler, level: 1, outlives_transaction: true, shared_may_shrink: false };
+    run.follower.start(run.now(), start(900), None, 70);
+    run.follower.start(run.now(), start(800), None, 71);
+    run.change(10 << 20, 0);
+    for expected in [71, 70] {
+        let found = run.follower.finish(run.now(), 7).unwrap();
+        assert_eq!((found.statement, found.needs.growth), (expected, 10 << 20));
+    }
+}
+
+#[test]
+fn many_that_wait_are_no_obstacle() {
+    let mut run = Run::new();
+    for _ in 0..2 * MAX_OPEN {
+        let cursor = run.start(0);
+        run.follower.wait(run.now(), cursor);
+    }
+    run.statement(&[Step::Allocate(30 << 20)], 0, false);
+    assert_eq!(run.finished[0].1.needs.growth, 30 << 20);
 }
 
 #[test]
 fn what_ends_its_own_transaction_goes_on() {
     let mut run = Run::new();
-    let start = |id, handler, outlives_transaction| Start { id, handler, level: 1, outlives_transaction };
+    let start = |id, handler, outlives_transaction| Start {
+        id,
+        handler,
+        level: 1,
+        outlives_transaction,
+        shared_may_shrink: false,
+    };
     run.follower.start(0, start(1, 1000, true), None, 1);
     run.follower.start(0, start(2, 900, false), None, 2);
     run.follower.end_transaction();
@@ -351,7 +410,7 @@ fn deeper_than_can_be_followed() {
     let numbers: Vec<_> = (0..2 * MAX_OPEN).map(|depth| run.start(depth)).collect();
     run.change(10 << 20, 0);
     for (depth, number) in numbers.iter().enumerate().rev() {
-        let found = run.follower.finish(run.now(), *number, 1000 - depth);
+        let found = run.follower.finish(run.now(), *number);
         assert_eq!(found.is_some(), depth < MAX_OPEN);
         assert!(found.is_none_or(|found| found.needs.growth == 10 << 20));
     }
