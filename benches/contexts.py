@@ -108,10 +108,8 @@ def measure_cost(connection, rounds):
         with psycopg.connect(autocommit=True) as session:
             pid = session.info.backend_pid
             if count:
-                session.execute(
-                    "DO $$ BEGIN FOR n IN 1..%d LOOP EXECUTE format('PREPARE p%%s AS SELECT %%s', n, n); END LOOP; END $$"
-                    % (count // 2)
-                )
+                prepare = "EXECUTE format('PREPARE p%s AS SELECT %s', n, n)"
+                session.execute(f"DO $$ BEGIN FOR n IN 1..{count // 2} LOOP {prepare}; END LOOP; END $$")
             contexts = connection.execute("SELECT count(*) FROM pg_meminfo_contexts(%s)", [pid]).fetchone()[0]
             looks = Looks(connection, pid)
             for _ in range(10 * rounds):

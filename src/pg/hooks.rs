@@ -107,8 +107,8 @@ impl Planning {
     /// The text.
     pub fn text(&self) -> Text {
         // SAFETY: as above.
-        let (location, length) = unsafe { ((*self.parse).stmt_location, (*self.parse).stmt_len) };
-        Text { start: self.text, location, length }
+        let parse = unsafe { &*self.parse };
+        Text { start: self.text, location: parse.stmt_location, length: parse.stmt_len }
     }
 }
 
@@ -184,8 +184,8 @@ impl Utility {
     /// The text.
     pub fn text(&self) -> Text {
         // SAFETY: as above.
-        let (location, length) = unsafe { ((*self.statement).stmt_location, (*self.statement).stmt_len) };
-        Text { start: self.text, location, length }
+        let statement = unsafe { &*self.statement };
+        Text { start: self.text, location: statement.stmt_location, length: statement.stmt_len }
     }
 
     /// Whether it is not to be followed: if it only prepares or executes another statement, which counts itself, as in

@@ -126,7 +126,7 @@ impl shared_memory::User for Statements {
         }
         MEMORY.store(header.as_ptr(), Ordering::Release);
         // Nobody else has the memory yet.
-        with_table(|table, reset_at| saved::restore(table, reset_at));
+        with_table(saved::restore);
         if !can_lower {
             saved::log_lifetime();
         }
