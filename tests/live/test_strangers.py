@@ -60,7 +60,7 @@ def test_a_postmaster_that_is_pid_1_and_has_inherited_strangers(cluster):
     """As in a container. Orphans of other programs become its children, but do not run its program."""
     in_mounts()
     within = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
-    with cluster.start_another("contained", initdb(cluster), within) as contained, contained.connect() as connection:
+    with cluster.start_another("first_process", initdb(cluster), within) as contained, contained.connect() as connection:
         assert contained.postmaster == 1
         assert rows_of(connection, 1) > 10
         assert rows_of(connection, connection.info.backend_pid) > 10

@@ -269,70 +269,43 @@ impl Entry {
     fn weight(&self) -> u64 {
         self.growth.max(self.workers_peak)
     }
+}
 
-    /// The entry as words.
-    pub fn to_words(&self) -> [u64; WORDS] {
-        [
-            u64::from(self.key.user) << 32 | u64::from(self.key.database),
-            self.key.query_id as u64,
-            self.key.toplevel,
-            self.heavy_calls,
-            self.errors,
-            self.peak,
-            self.peak_at_most,
-            self.growth,
-            self.growth_planning,
-            self.kept,
-            self.workers_peak,
-            self.worker_peak_max,
-            self.major_faults,
-            self.worst_at as u64,
-            self.worst_pid,
-            self.since as u64,
-            self.text_length,
-        ]
-    }
+/// Defines the two directions between an entry and words of 64 bits, from the fields after the key in their order.
+macro_rules! words {
+    ($($field:ident: $type:ty,)*) => {
+        impl Entry {
+            /// The entry as words.
+            pub fn to_words(&self) -> [u64; WORDS] {
+                let Key { user, database, query_id, toplevel } = self.key;
+                [u64::from(user) << 32 | u64::from(database), query_id as u64, toplevel, $(self.$field as u64),*]
+            }
 
-    /// The entry that has been turned into these words.
-    pub fn from_words(words: [u64; WORDS]) -> Self {
-        let [
-            ids,
-            query_id,
-            toplevel,
-            heavy_calls,
-            errors,
-            peak,
-            peak_at_most,
-            growth,
-            growth_planning,
-            kept,
-            workers_peak,
-            worker_peak_max,
-            major_faults,
-            worst_at,
-            worst_pid,
-            since,
-            text_length,
-        ] = words;
-        let key = Key { user: (ids >> 32) as u32, database: ids as u32, query_id: query_id as i64, toplevel };
-        Entry {
-            key,
-            heavy_calls,
-            errors,
-            peak,
-            peak_at_most,
-            growth,
-            growth_planning,
-            kept,
-            workers_peak,
-            worker_peak_max,
-            major_faults,
-            worst_at: worst_at as i64,
-            worst_pid,
-            since: since as i64,
-            text_length,
+            /// The entry that has been turned into these words.
+            pub fn from_words(words: [u64; WORDS]) -> Self {
+                let [ids, query_id, toplevel, $($field),*] = words;
+                let key = Key { user: (ids >> 32) as u32, database: ids as u32, query_id: query_id as i64, toplevel };
+                Entry { key, $($field: $field as $type),* }
+            }
         }
-    }
+    };
+}
+
+words! {
+    heavy_calls: u64,
+    errors: u64,
+    peak: u64,
+    peak_at_most: u64,
+    growth: u64,
+    growth_planning: u64,
+    kept: u64,
+    workers_peak: u64,
+    worker_peak_max: u64,
+    major_faults: u64,
+    worst_at: i64,
+    worst_pid: u64,
+    since: i64,
+    text_length: u64,
 }
 
 #[cfg(test)]
