@@ -1,7 +1,7 @@
 """Each view and each function of the extension on a running cluster, as a first look at a kernel."""
 
 import pytest
-from conftest import rows, with_notices
+from conftest import rows, start_cluster, with_notices
 
 pytestmark = pytest.mark.kernels
 
@@ -14,6 +14,14 @@ FUNCTIONS = """
     SELECT p.proname, p.pronargs > p.pronargdefaults FROM pg_depend AS d JOIN pg_proc AS p ON p.oid = d.objid
     WHERE d.deptype = 'e' AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'pg_meminfo')
         AND d.classid = 'pg_proc'::regclass AND p.proretset"""
+
+
+@pytest.fixture(scope="module")
+def connection():
+    """A session in a cluster that has preloaded the library, so that everything can be called, and has something to say."""
+    with start_cluster("shared_preload_libraries = 'pg_meminfo'") as cluster, cluster.connect() as connection:
+        connection.execute("SELECT length(repeat('heavy', 10000000))")
+        yield connection
 
 
 def test_each_view_has_rows(connection):
