@@ -406,6 +406,19 @@ fn resume(query: &Query) {
     });
 }
 
+/// The transaction has been committed.
+#[cold]
+fn end_transaction() {
+    if this_process::is_background() && is_watching() && !this_process::is_parallel_worker() {
+        attach();
+        with_session(Session::end_background);
+    }
+    with_session(|session| {
+        session.follower.end_transaction();
+        session.stop_ticking_if_idle();
+    });
+}
+
 /// Follows this process.
 pub struct Observer;
 
@@ -499,15 +512,12 @@ impl hooks::Observer for Observer {
 }
 
 impl transactions::Observer for Observer {
+    #[inline]
     fn committed() {
-        if this_process::is_background() && is_watching() && !this_process::is_parallel_worker() {
-            attach();
-            with_session(Session::end_background);
+        // After nearly every transaction of a client there is nothing to do.
+        if HAS_OPEN.load(Ordering::Relaxed) || this_process::is_background() {
+            end_transaction();
         }
-        with_session(|session| {
-            session.follower.end_transaction();
-            session.stop_ticking_if_idle();
-        });
     }
 
     fn aborts() {
