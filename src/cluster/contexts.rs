@@ -65,10 +65,8 @@ impl Cluster {
         let mut contexts = Contexts::Gone;
         let read = |process: &Process, outcome: &mut Option<Outcome>, mut check_interrupts: &mut dyn FnMut()| {
             let start = Instant::now();
-            let mut passes = 0;
-            let mut may_continue = || {
-                passes += 1;
-                std::thread::sleep(PAUSE.saturating_mul(passes).min(MAX_PAUSE));
+            let mut may_continue = |passes| {
+                std::thread::sleep(PAUSE.saturating_mul(passes as u32).min(MAX_PAUSE));
                 start.elapsed() < TIME_LIMIT
             };
             let mut memory = RemoteMemory::of(process);

@@ -150,18 +150,18 @@ impl Tree {
     }
 }
 
-/// Reads the tree of contexts. Calls `pause` before each read, and `may_continue` before each pass after the first; if
-/// that returns false, no more is tried. `pause` may unwind.
+/// Reads the tree of contexts. Calls `pause` before each read, and `may_continue` before each pass after the first, with
+/// the number of passes before; if that returns false, no more is tried. `pause` may unwind.
 pub fn read_tree<M: Memory>(
     memory: &mut M,
     layout: &Layout,
     limits: Limits,
     pause: &mut dyn FnMut(),
-    may_continue: &mut dyn FnMut() -> bool,
+    may_continue: &mut dyn FnMut(usize) -> bool,
 ) -> Result<Outcome, Failure<M::Error>> {
     let mut reader = Reader::new(memory, layout, limits.contexts, pause);
     let mut pass = 0;
-    while pass < limits.passes && (pass == 0 || may_continue()) {
+    while pass < limits.passes && (pass == 0 || may_continue(pass)) {
         pass += 1;
         match reader.pass()? {
             Pass::Consistent => return Ok(Outcome::Found(reader.into_tree()?, pass)),

@@ -290,7 +290,7 @@ const INTERVALS: [u64; 4] = [200_000, 1_000_000, 5_000_000, 20_000_000];
 
 fn read_twice(process: &mut BusyProcess) -> Option<Vec<Seen>> {
     let limits = Limits { contexts: 1000, passes: 100 };
-    match read_tree(process, &LAYOUT, limits, &mut || (), &mut || true).unwrap() {
+    match read_tree(process, &LAYOUT, limits, &mut || (), &mut |_| true).unwrap() {
         Outcome::Found(tree, _) => Some(seen(&tree)),
         Outcome::KeptChanging(_) => None,
         Outcome::TooMany => panic!("there are not so many contexts"),

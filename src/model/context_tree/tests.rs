@@ -9,7 +9,7 @@ use super::*;
 const LIMITS: Limits = Limits { contexts: 1_000_000, passes: 5 };
 
 fn read(arena: &mut Arena) -> Outcome {
-    read_tree(arena, &LAYOUT, LIMITS, &mut || (), &mut || true).unwrap()
+    read_tree(arena, &LAYOUT, LIMITS, &mut || (), &mut |_| true).unwrap()
 }
 
 fn found(arena: &mut Arena) -> Tree {
@@ -124,7 +124,7 @@ fn a_root_that_is_not_there() {
         assert!(matches!(read(&mut arena), Outcome::KeptChanging(5)));
     }
     let layout = Layout { root: 8, ..LAYOUT };
-    let outcome = read_tree(&mut small(), &layout, LIMITS, &mut || (), &mut || true).unwrap();
+    let outcome = read_tree(&mut small(), &layout, LIMITS, &mut || (), &mut |_| true).unwrap();
     assert!(matches!(outcome, Outcome::KeptChanging(5)));
 }
 
@@ -184,7 +184,7 @@ fn a_text_that_runs_into_a_hole() {
 fn as_many_contexts_as_the_limit_allows() {
     let mut arena = small();
     let read = |arena: &mut Arena, contexts| {
-        read_tree(arena, &LAYOUT, Limits { contexts, passes: 5 }, &mut || (), &mut || true).unwrap()
+        read_tree(arena, &LAYOUT, Limits { contexts, passes: 5 }, &mut || (), &mut |_| true).unwrap()
     };
     assert!(matches!(read(&mut arena, 4), Outcome::Found(..)));
     assert!(matches!(read(&mut arena, 3), Outcome::TooMany));
@@ -277,7 +277,7 @@ fn everything_is_read_twice() {
         let parts: Vec<u64> =
             texts.chain(arena.nodes.clone()).chain([LAYOUT.root]).filter(|&address| address != 0).collect();
         let mut memory = Counts(arena, HashMap::new());
-        let outcome = read_tree(&mut memory, &LAYOUT, LIMITS, &mut || (), &mut || true).unwrap();
+        let outcome = read_tree(&mut memory, &LAYOUT, LIMITS, &mut || (), &mut |_| true).unwrap();
         assert!(matches!(outcome, Outcome::Found(_, 1)));
         for part in parts {
             assert!(memory.1[&part] >= 2, "{ident:x} {part:x}: {:x?}", memory.1);
@@ -331,7 +331,8 @@ fn one_change_before_any_read() {
         let mut passes = HashMap::new();
         for at in 0..reads {
             let mut memory = ChangesOnce { arena: small(), at, change: Some(change) };
-            let Outcome::Found(tree, pass) = read_tree(&mut memory, &LAYOUT, LIMITS, &mut || (), &mut || true).unwrap()
+            let Outcome::Found(tree, pass) =
+                read_tree(&mut memory, &LAYOUT, LIMITS, &mut || (), &mut |_| true).unwrap()
             else {
                 panic!("{name} before read {at}")
             };
@@ -355,7 +356,7 @@ fn the_size_is_that_of_the_second_read() {
     let grow = |arena: &mut Arena| arena.set(arena.nodes[1] + offset::ALLOCATED as u64, 999);
     // The last two reads are those of contexts and texts.
     let mut memory = ChangesOnce { arena: small(), at: reads - 2, change: Some(grow) };
-    let Outcome::Found(tree, 1) = read_tree(&mut memory, &LAYOUT, LIMITS, &mut || (), &mut || true).unwrap() else {
+    let Outcome::Found(tree, 1) = read_tree(&mut memory, &LAYOUT, LIMITS, &mut || (), &mut |_| true).unwrap() else {
         panic!("a size is no reason for another pass")
     };
     assert_eq!(tree.contexts[2].total, 999);
@@ -367,14 +368,14 @@ fn limits_of_passes_and_time() {
     let mut arena = small();
     arena.set(arena.nodes[3] + offset::PARENT as u64, 0);
     let mut asked = 0;
-    let mut may_continue = || {
+    let mut may_continue = |_| {
         asked += 1;
         asked < 3
     };
     let outcome = read_tree(&mut arena, &LAYOUT, LIMITS, &mut || (), &mut may_continue).unwrap();
     assert!(matches!(outcome, Outcome::KeptChanging(3)), "{outcome:?}");
     // However little time there is, there is one pass.
-    assert!(matches!(read_tree(&mut small(), &LAYOUT, LIMITS, &mut || (), &mut || false), Ok(Outcome::Found(_, 1))));
+    assert!(matches!(read_tree(&mut small(), &LAYOUT, LIMITS, &mut || (), &mut |_| false), Ok(Outcome::Found(_, 1))));
 }
 
 #[test]
@@ -386,7 +387,7 @@ fn an_interrupt_at_each_read() {
             pauses += 1;
         };
         let result =
-            catch_unwind(AssertUnwindSafe(|| read_tree(&mut arena, &LAYOUT, LIMITS, &mut pause, &mut || true)));
+            catch_unwind(AssertUnwindSafe(|| read_tree(&mut arena, &LAYOUT, LIMITS, &mut pause, &mut |_| true)));
         if result.is_ok() {
             assert!(at > 5);
             return;
@@ -412,7 +413,7 @@ impl Memory for Exits {
 #[test]
 fn an_exit_at_each_read() {
     for at in 0.. {
-        match read_tree(&mut Exits(small(), at), &LAYOUT, LIMITS, &mut || (), &mut || true) {
+        match read_tree(&mut Exits(small(), at), &LAYOUT, LIMITS, &mut || (), &mut |_| true) {
             Ok(_) => {
                 assert!(at > 5);
                 return;
