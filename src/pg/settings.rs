@@ -1,5 +1,7 @@
 //! The settings of pg_meminfo.
 
+use core::ffi::CStr;
+use core::ops::RangeInclusive;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use pg_sys::GucContext::{PGC_POSTMASTER, PGC_SUSET, PGC_USERSET};
@@ -68,26 +70,17 @@ pub fn is_preloading() -> bool {
 
 /// Defines the settings. Called when the library is loaded.
 pub fn define() {
-    // SAFETY: the texts and the variable live as long as the process, because a library is never unloaded. There are no
-    // hooks for Postgres to call.
-    unsafe {
-        pg_sys::DefineCustomIntVariable(
-            c"pg_meminfo.readers".as_ptr(),
-            c"Sets how many processes' files are read at the same time.".as_ptr(),
-            c"With 1, the session reads them itself, one after the other. With more, it starts that many threads for the length \
-              of the call."
-                .as_ptr(),
-            READERS.as_ptr(),
-            1,
-            1,
-            16,
-            PGC_USERSET,
-            0,
-            None,
-            None,
-            None,
-        );
-    }
+    const READERS_ALONE: &CStr =
+        c"With 1, the session reads them itself, one after the other. With more, it starts that many \
+                                  threads for the length of the call.";
+    define_integer(
+        c"pg_meminfo.readers",
+        [c"Sets how many processes' files are read at the same time.", READERS_ALONE],
+        &READERS,
+        1..=16,
+        PGC_USERSET,
+        0,
+    );
     if is_preloading() {
         define_preloaded();
     }
@@ -97,70 +90,90 @@ pub fn define() {
 
 /// Defines the settings of what needs the library in shared_preload_libraries. Postgres does not let them be defined later.
 fn define_preloaded() {
-    // SAFETY: as in define().
+    const TRACER: &CStr =
+        c"Each process names the postmaster as its tracer (PR_SET_PTRACER), so that descendants of the \
+                           postmaster, and no other processes, may read it.";
+    define_boolean(
+        c"pg_meminfo.set_ptracer",
+        [c"Lets the server's processes read each other's memory where Yama's ptrace_scope is 1.", TRACER],
+        &SET_PTRACER,
+        PGC_POSTMASTER,
+    );
+    define_boolean(
+        c"pg_meminfo.statements",
+        [
+            c"Measures the memory of statements for pg_meminfo_statements.",
+            c"It can be turned off for a role, a database or a session.",
+        ],
+        &STATEMENTS,
+        PGC_SUSET,
+    );
+    define_integer(
+        c"pg_meminfo.statements_interval",
+        [
+            c"Sets how often the memory of a costly statement is looked at while it runs.",
+            c"This narrows the range between peak_private and peak_private_at_most. -1 turns it off.",
+        ],
+        &STATEMENTS_INTERVAL,
+        -1..=1000,
+        PGC_SUSET,
+        pg_sys::GUC_UNIT_MS as i32,
+    );
+    define_integer(
+        c"pg_meminfo.max_statements",
+        [
+            c"Sets the maximum number of statements that pg_meminfo_statements keeps.",
+            c"If there are more, those that have grown least are removed.",
+        ],
+        &MAX_STATEMENTS,
+        100..=1_000_000,
+        PGC_POSTMASTER,
+        0,
+    );
+}
+
+/// Defines a setting with a short and a long description. Its default is what the variable has.
+fn define_boolean(
+    name: &'static CStr,
+    [short, long]: [&'static CStr; 2],
+    variable: &'static AtomicBool,
+    context: pg_sys::GucContext::Type,
+) {
+    let default = variable.load(Ordering::Relaxed);
+    let [name, short, long] = [name, short, long].map(CStr::as_ptr);
+    // SAFETY: the texts and the variable live as long as the process, because a library is never unloaded. There are no
+    // hooks for Postgres to call.
     unsafe {
-        pg_sys::DefineCustomBoolVariable(
-            c"pg_meminfo.set_ptracer".as_ptr(),
-            c"Lets the server's processes read each other's memory where Yama's ptrace_scope is 1.".as_ptr(),
-            c"Each process names the postmaster as its tracer (PR_SET_PTRACER), so that descendants of the postmaster, and no \
-              other processes, may read it."
-                .as_ptr(),
-            SET_PTRACER.as_ptr(),
-            true,
-            PGC_POSTMASTER,
-            0,
-            None,
-            None,
-            None,
-        );
-    }
-    // SAFETY: as above.
-    unsafe {
-        pg_sys::DefineCustomBoolVariable(
-            c"pg_meminfo.statements".as_ptr(),
-            c"Measures the memory of statements for pg_meminfo_statements.".as_ptr(),
-            c"It can be turned off for a role, a database or a session.".as_ptr(),
-            STATEMENTS.as_ptr(),
-            true,
-            PGC_SUSET,
-            0,
-            None,
-            None,
-            None,
-        );
-    }
-    // SAFETY: as above.
+        pg_sys::DefineCustomBoolVariable(name, short, long, variable.as_ptr(), default, context, 0, None, None, None)
+    };
+}
+
+/// Defines a setting with a short and a long description. Its default is what the variable has.
+fn define_integer(
+    name: &'static CStr,
+    [short, long]: [&'static CStr; 2],
+    variable: &'static AtomicI32,
+    range: RangeInclusive<i32>,
+    context: pg_sys::GucContext::Type,
+    flags: i32,
+) {
+    let (default, least, most) = (variable.load(Ordering::Relaxed), *range.start(), *range.end());
+    let [name, short, long] = [name, short, long].map(CStr::as_ptr);
+    // SAFETY: as in define_boolean().
     unsafe {
         pg_sys::DefineCustomIntVariable(
-            c"pg_meminfo.statements_interval".as_ptr(),
-            c"Sets how often the memory of a costly statement is looked at while it runs.".as_ptr(),
-            c"This narrows the range between peak_private and peak_private_at_most. -1 turns it off.".as_ptr(),
-            STATEMENTS_INTERVAL.as_ptr(),
-            10,
-            -1,
-            1000,
-            PGC_SUSET,
-            pg_sys::GUC_UNIT_MS as i32,
+            name,
+            short,
+            long,
+            variable.as_ptr(),
+            default,
+            least,
+            most,
+            context,
+            flags,
             None,
             None,
             None,
-        );
-    }
-    // SAFETY: as above.
-    unsafe {
-        pg_sys::DefineCustomIntVariable(
-            c"pg_meminfo.max_statements".as_ptr(),
-            c"Sets the maximum number of statements that pg_meminfo_statements keeps.".as_ptr(),
-            c"If there are more, those that have grown least are removed.".as_ptr(),
-            MAX_STATEMENTS.as_ptr(),
-            5000,
-            100,
-            1_000_000,
-            PGC_POSTMASTER,
-            0,
-            None,
-            None,
-            None,
-        );
-    }
+        )
+    };
 }
