@@ -286,15 +286,8 @@ unsafe extern "C-unwind" fn executor_run<O: Observer>(
     count: u64,
     execute_once: bool,
 ) {
-    let is_watching = O::is_watching();
-    if is_watching {
-        O::executor_resumes(&Query(query));
-    }
     // SAFETY: the arguments are those of Postgres.
-    unsafe { next(&NEXT_RUN)(query, direction, count, execute_once) };
-    if is_watching {
-        ran::<O>(query, count);
-    }
+    running::<O>(query, count, || unsafe { next(&NEXT_RUN)(query, direction, count, execute_once) });
 }
 
 #[cfg(not(any(feature = "pg15", feature = "pg16", feature = "pg17")))]
@@ -303,35 +296,30 @@ unsafe extern "C-unwind" fn executor_run<O: Observer>(
     direction: pg_sys::ScanDirection::Type,
     count: u64,
 ) {
-    let is_watching = O::is_watching();
-    if is_watching {
-        O::executor_resumes(&Query(query));
-    }
     // SAFETY: the arguments are those of Postgres.
-    unsafe { next(&NEXT_RUN)(query, direction, count) };
-    if is_watching {
-        ran::<O>(query, count);
-    }
-}
-
-fn ran<O: Observer>(query: *mut pg_sys::QueryDesc, count: u64) {
-    // 0 means all rows.
-    if count == 0 {
-        O::executor_pauses(&Query(query));
-    } else {
-        O::executor_waits(&Query(query));
-    }
+    running::<O>(query, count, || unsafe { next(&NEXT_RUN)(query, direction, count) });
 }
 
 unsafe extern "C-unwind" fn executor_finish<O: Observer>(query: *mut pg_sys::QueryDesc) {
+    // SAFETY: the arguments are those of Postgres.
+    running::<O>(query, ALL_ROWS, || unsafe { next(&NEXT_FINISH)(query) });
+}
+
+/// The number of rows that stands for all of them.
+const ALL_ROWS: u64 = 0;
+
+/// Calls the executor, which runs a query until it has returned `count` rows. The closure is as plain as the hooks.
+#[inline(always)]
+fn running<O: Observer>(query: *mut pg_sys::QueryDesc, count: u64, run: impl FnOnce()) {
     let is_watching = O::is_watching();
     if is_watching {
         O::executor_resumes(&Query(query));
     }
-    // SAFETY: the arguments are those of Postgres.
-    unsafe { next(&NEXT_FINISH)(query) };
-    if is_watching {
+    run();
+    if is_watching && count == ALL_ROWS {
         O::executor_pauses(&Query(query));
+    } else if is_watching {
+        O::executor_waits(&Query(query));
     }
 }
 
@@ -374,17 +362,8 @@ unsafe extern "C-unwind" fn plan<O: Observer>(
     options: c_int,
     parameters: pg_sys::ParamListInfo,
 ) -> *mut pg_sys::PlannedStmt {
-    let planning = Planning { parse, text };
-    let is_watching = O::is_watching();
-    if is_watching {
-        O::planner_starts(&planning);
-    }
     // SAFETY: the arguments are those of Postgres.
-    let planned = unsafe { next(&NEXT_PLANNER)(parse, text, options, parameters) };
-    if is_watching {
-        O::planner_ended(&planning);
-    }
-    planned
+    planning::<O>(parse, text, || unsafe { next(&NEXT_PLANNER)(parse, text, options, parameters) })
 }
 
 #[cfg(feature = "pg19")]
@@ -395,13 +374,23 @@ unsafe extern "C-unwind" fn plan<O: Observer>(
     parameters: pg_sys::ParamListInfo,
     explain: *mut pg_sys::ExplainState,
 ) -> *mut pg_sys::PlannedStmt {
+    // SAFETY: the arguments are those of Postgres.
+    planning::<O>(parse, text, || unsafe { next(&NEXT_PLANNER)(parse, text, options, parameters, explain) })
+}
+
+/// Calls the planner. The closure is as plain as the hooks.
+#[inline(always)]
+fn planning<O: Observer>(
+    parse: *mut pg_sys::Query,
+    text: *const c_char,
+    plan: impl FnOnce() -> *mut pg_sys::PlannedStmt,
+) -> *mut pg_sys::PlannedStmt {
     let planning = Planning { parse, text };
     let is_watching = O::is_watching();
     if is_watching {
         O::planner_starts(&planning);
     }
-    // SAFETY: the arguments are those of Postgres.
-    let planned = unsafe { next(&NEXT_PLANNER)(parse, text, options, parameters, explain) };
+    let planned = plan();
     if is_watching {
         O::planner_ended(&planning);
     }
