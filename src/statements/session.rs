@@ -31,13 +31,6 @@ struct Statement {
     workers: Workers,
 }
 
-impl Statement {
-    fn add(&mut self, workers: Workers) {
-        self.workers.all = self.workers.all.max(workers.all);
-        self.workers.largest = self.workers.largest.max(workers.largest);
-    }
-}
-
 /// What is known of a query that has been planned, until it is executed.
 #[derive(Debug)]
 struct Planned {
@@ -286,9 +279,9 @@ impl Session {
         let now = self.clock.now();
         if let Some(mut execution) = self.follower.finish(now, id) {
             if has_workers && let Some(workers) = self.take_workers() {
-                execution.statement.add(workers);
+                execution.statement.workers.merge(workers);
             }
-            if execution.needs.growth >= HEAVY || execution.statement.workers.all >= HEAVY {
+            if is_heavy(&execution.needs, execution.statement.workers) {
                 self.record(execution, false, false);
             }
         }
@@ -299,7 +292,7 @@ impl Session {
     fn take_workers(&mut self) -> Option<Workers> {
         let workers = self.follower.probe.slot?.take_workers()?;
         for execution in self.follower.iter_running() {
-            execution.statement.add(workers);
+            execution.statement.workers.merge(workers);
         }
         Some(workers)
     }
@@ -321,22 +314,8 @@ impl Session {
         let text = (!was_ended || statement.outlives_error)
             .then(|| unsafe { statement.text.copy(settings::query_size()) })
             .flatten();
-        let call = Call {
-            is_call: true,
-            is_error,
-            peak: needs.peak.at_least,
-            peak_at_most: needs.peak.at_most,
-            growth: needs.growth,
-            growth_planning: statement.growth_planning,
-            workers_peak: statement.workers.all,
-            worker_peak_max: statement.workers.largest,
-            major_faults: needs.major_faults,
-            at: this_process::now(),
-            pid: this_process::pid() as u64,
-            text: text.as_deref(),
-        };
-        // Without memory for it, the statement is left out.
-        let _ = shared::write(|table, _| table.add(statement.key, &call));
+        let call = Call { is_error, growth_planning: statement.growth_planning, ..Call::default() };
+        add_call(statement.key, needs, statement.workers, call, text.as_deref());
         if statement.key.toplevel != 0 {
             self.last_heavy = Some((statement.key, needs.base));
         }
@@ -347,8 +326,7 @@ impl Session {
         self.take_workers();
         let mut dead = Vec::new();
         self.follower.abort(now, abort, |execution, was_running| {
-            let is_heavy = execution.needs.growth >= HEAVY || execution.statement.workers.all >= HEAVY;
-            if is_heavy && dead.try_reserve(1).is_ok() {
+            if is_heavy(&execution.needs, execution.statement.workers) && dead.try_reserve(1).is_ok() {
                 dead.push((execution, was_running));
             }
         });
@@ -366,33 +344,43 @@ impl Session {
     fn end_background(&mut self) {
         // What it has executed counts for itself.
         let has_executed = std::mem::take(&mut self.has_executed) || !self.follower.executions().is_idle();
-        if has_executed || !self.follower.meter.has_risen(&mut self.follower.probe) {
+        if has_executed {
             return;
         }
-        self.follower.meter.sample(&mut self.follower.probe);
+        self.follower.meter.sample_if_risen(&mut self.follower.probe);
         let Some(finding) = self.follower.meter.take() else { return };
-        let growth = finding.peak.at_least.saturating_sub(self.first_private);
+        let mut needs = Needs::from(self.first_private);
+        needs.add(finding);
         let workers = self.take_workers().unwrap_or_default();
-        if growth < HEAVY && workers.all < HEAVY {
+        if !is_heavy(&needs, workers) {
             return;
         }
         let key = Key { user: this_process::user(), database: this_process::database(), query_id: 0, toplevel: 1 };
-        let text = hooks::activity();
-        let call = Call {
-            is_call: true,
-            peak: finding.peak.at_least,
-            peak_at_most: finding.peak.at_most,
-            growth,
-            workers_peak: workers.all,
-            worker_peak_max: workers.largest,
-            major_faults: finding.major_faults,
-            at: this_process::now(),
-            pid: this_process::pid() as u64,
-            text: text.as_deref(),
-            ..Call::default()
-        };
-        let _ = shared::write(|table, _| table.add(key, &call));
+        add_call(key, &needs, workers, Call::default(), hooks::activity().as_deref());
     }
+}
+
+/// Whether a statement is worth to be kept.
+fn is_heavy(needs: &Needs, workers: Workers) -> bool {
+    needs.growth >= HEAVY || workers.all >= HEAVY
+}
+
+/// Adds to the table what a call that has just ended has needed. `call` says the rest. Without memory for it, the call is left
+/// out.
+fn add_call(key: Key, needs: &Needs, workers: Workers, call: Call, text: Option<&[u8]>) {
+    let call = Call {
+        peak: needs.peak.at_least,
+        peak_at_most: needs.peak.at_most,
+        growth: needs.growth,
+        workers_peak: workers.all,
+        worker_peak_max: workers.largest,
+        major_faults: needs.major_faults,
+        at: this_process::now(),
+        pid: this_process::pid() as u64,
+        text,
+        ..call
+    };
+    let _ = shared::write(|table, _| table.add(key, &call));
 }
 
 /// A query that has waited goes on.

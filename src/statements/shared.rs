@@ -34,10 +34,8 @@ struct Header {
     reset_at: i64,
     /// Private memory of the postmaster, which all its children begin with, in bytes.
     first_private: u64,
-    can_lower: u64,
-    slots: u64,
-    entries: u64,
-    text_size: u64,
+    can_lower: bool,
+    sizes: Sizes,
 }
 
 /// What a process tells others.
@@ -62,10 +60,19 @@ pub struct Workers {
     pub largest: u64,
 }
 
+impl Workers {
+    /// The most of two statements, of which one is part of the other.
+    pub fn merge(&mut self, other: Workers) {
+        self.all = self.all.max(other.all);
+        self.largest = self.largest.max(other.largest);
+    }
+}
+
 /// The shared memory. Null if the library was not preloaded.
 static MEMORY: AtomicPtr<Header> = AtomicPtr::new(std::ptr::null_mut());
 
 /// The sizes of the parts.
+#[repr(C)]
 struct Sizes {
     slots: usize,
     entries: usize,
@@ -105,7 +112,6 @@ impl shared_memory::User for Statements {
     }
 
     fn start(memory: NonNull<u8>) {
-        let sizes = Sizes::of_settings();
         let header = memory.cast::<Header>();
         let mut own = OwnMemory::default();
         own.open();
@@ -118,10 +124,8 @@ impl shared_memory::User for Statements {
                 deallocations: 0,
                 reset_at: this_process::now(),
                 first_private,
-                can_lower: can_lower.into(),
-                slots: sizes.slots as u64,
-                entries: sizes.entries as u64,
-                text_size: sizes.text_size as u64,
+                can_lower,
+                sizes: Sizes::of_settings(),
             });
         }
         MEMORY.store(header.as_ptr(), Ordering::Release);
@@ -151,13 +155,9 @@ fn header() -> Option<&'static Header> {
     unsafe { MEMORY.load(Ordering::Acquire).as_ref() }
 }
 
-fn sizes(header: &Header) -> Sizes {
-    Sizes { slots: header.slots as usize, entries: header.entries as usize, text_size: header.text_size as usize }
-}
-
 /// How peaks are found.
 pub fn method() -> Method {
-    if header().is_some_and(|header| header.can_lower != 0) { Method::Lowered } else { Method::Lifetime }
+    if header().is_some_and(|header| header.can_lower) { Method::Lowered } else { Method::Lifetime }
 }
 
 /// Private memory of a process that has just been forked, in bytes.
@@ -181,7 +181,7 @@ fn with_table<R>(run: impl FnOnce(&mut Table, &mut i64) -> R) -> R {
     let header = MEMORY.load(Ordering::Acquire);
     assert!(!header.is_null(), "the library was preloaded");
     // SAFETY: it points to shared memory, which start() has initialized.
-    let sizes = sizes(unsafe { &*header });
+    let sizes = unsafe { &(*header).sizes };
     let [_, entries, index, texts, _] = sizes.offsets();
     let at = |offset: usize| header.cast::<u8>().wrapping_add(offset);
     // SAFETY: the parts do not overlap, lie within the memory that was requested, and are initialized: zeros are valid
@@ -203,10 +203,10 @@ fn with_table<R>(run: impl FnOnce(&mut Table, &mut i64) -> R) -> R {
 /// The slots of all processes.
 fn slots() -> &'static [Slot] {
     let Some(header) = header() else { return &[] };
-    let [slots, ..] = sizes(header).offsets();
+    let [slots, ..] = header.sizes.offsets();
     let first = std::ptr::from_ref(header).cast::<u8>().wrapping_add(slots).cast::<Slot>();
     // SAFETY: the slots lie within the memory that was requested. They consist of atomics, for which zeros are valid.
-    unsafe { std::slice::from_raw_parts(first, header.slots as usize) }
+    unsafe { std::slice::from_raw_parts(first, header.sizes.slots) }
 }
 
 impl Slot {

@@ -18,24 +18,17 @@ pub struct Execution<T> {
     pub needs: Needs,
     /// What identifies it.
     id: usize,
+    /// Otherwise it waits until its client wants more of it.
     is_running: bool,
-    waits_for_client: bool,
     /// It survives the end of a transaction that it ends itself, as CALL does.
     outlives_transaction: bool,
     /// While it runs, shared memory may shrink.
-    shared_may_shrink: bool,
+    pub shared_may_shrink: bool,
     /// The level of the subtransaction in which it started.
     level: i32,
     /// The level of the subtransaction in which it began to run this time.
     running_level: i32,
     handler: Handler,
-}
-
-impl<T> Execution<T> {
-    /// Whether shared memory may have shrunk.
-    pub fn shared_may_shrink(&self) -> bool {
-        self.shared_may_shrink
-    }
 }
 
 /// How a statement starts.
@@ -72,7 +65,8 @@ impl Needs {
         Needs { peak: Peak::default(), growth: 0, major_faults: 0, base }
     }
 
-    fn add(&mut self, finding: Finding) {
+    /// Adds what has been found while it ran.
+    pub fn add(&mut self, finding: Finding) {
         self.peak.merge(finding.peak);
         self.growth = self.growth.max(finding.peak.at_least.saturating_sub(self.base));
         self.major_faults += finding.major_faults;
@@ -144,7 +138,6 @@ impl<T> Executions<T> {
                 needs,
                 id: start.id,
                 is_running: true,
-                waits_for_client: false,
                 outlives_transaction: start.outlives_transaction,
                 shared_may_shrink: start.shared_may_shrink,
                 level: start.level,
@@ -157,7 +150,7 @@ impl<T> Executions<T> {
     /// Whether one waits until its client wants more of it.
     #[inline]
     pub fn waits_for_client(&self, id: usize) -> bool {
-        self.find(id).is_some_and(|at| self.open[at].waits_for_client)
+        self.find(id).is_some_and(|at| !self.open[at].is_running)
     }
 
     /// One goes on running, after it has waited.
@@ -169,7 +162,6 @@ impl<T> Executions<T> {
             self.running += 1;
             let execution = &mut self.open[at];
             execution.is_running = true;
-            execution.waits_for_client = false;
             execution.handler = handler;
             execution.running_level = level;
             // Until now, `base` was what it held itself.
@@ -186,15 +178,8 @@ impl<T> Executions<T> {
             self.running -= 1;
             let execution = &mut self.open[at];
             execution.is_running = false;
-            execution.waits_for_client = true;
             execution.needs.base = meter.private().saturating_sub(execution.needs.base);
         }
-    }
-
-    /// One that runs has ended. `None` if it was not followed.
-    #[inline]
-    pub fn finish(&mut self, id: usize) -> Option<Execution<T>> {
-        self.remove(id)
     }
 
     /// All that are running have needed this.
@@ -259,8 +244,9 @@ impl<T> Executions<T> {
         self.open.iter().rposition(|execution| execution.id == id)
     }
 
+    /// One has ended. `None` if it was not followed.
     #[inline]
-    fn remove(&mut self, id: usize) -> Option<Execution<T>> {
+    pub fn finish(&mut self, id: usize) -> Option<Execution<T>> {
         let at = self.find(id)?;
         // Nearly always it is the last one.
         let execution = if at + 1 == self.open.len() { self.open.pop()? } else { self.open.remove(at) };

@@ -150,7 +150,7 @@ impl<P: Probe, T> Follower<P, T> {
 /// Whether the mark must be lowered after a statement: what it held will be freed, or shared memory need not be expected to
 /// shrink any more.
 fn needs_refresh<T>(execution: &Execution<T>) -> bool {
-    execution.needs.growth >= HEAVY || execution.shared_may_shrink()
+    execution.needs.growth >= HEAVY || execution.shared_may_shrink
 }
 
 #[cfg(test)]

@@ -159,17 +159,19 @@ impl Meter {
         self.busy >= LOOK_AFTER
     }
 
-    /// Whether the mark has risen since the last sample.
-    pub fn has_risen(&self, probe: &mut impl Probe) -> bool {
-        probe.mark().resident >= self.sampled_mark + HEAVY
+    /// Takes a sample and lowers the mark if it has risen.
+    pub fn sample_if_risen(&mut self, probe: &mut impl Probe) {
+        let mark = probe.mark();
+        if self.has_risen(mark) {
+            self.sample_with(mark, probe);
+        }
     }
 
     /// Looks at the mark. Takes a sample if it has risen, or if the last one was long ago.
     pub fn look(&mut self, probe: &mut impl Probe) {
         let mark = probe.mark();
         let busy = std::mem::take(&mut self.busy);
-        let has_risen = mark.resident >= self.sampled_mark + HEAVY;
-        if has_risen || busy >= SAMPLE_AFTER && probe.is_open() || self.finding.is_some() {
+        if self.has_risen(mark) || busy >= SAMPLE_AFTER && probe.is_open() || self.finding.is_some() {
             self.sample_with(mark, probe);
         } else {
             // Small statements may have needed this. It is not to be blamed on a later one.
@@ -195,6 +197,11 @@ impl Meter {
     /// What the samples have found since the last call.
     pub fn take(&mut self) -> Option<Finding> {
         self.finding.take()
+    }
+
+    /// Whether the mark has risen since the last sample.
+    fn has_risen(&self, mark: Mark) -> bool {
+        mark.resident >= self.sampled_mark + HEAVY
     }
 
     fn sample_with(&mut self, mark: Mark, probe: &mut impl Probe) {

@@ -62,8 +62,6 @@ pub const WORDS: usize = size_of::<Entry>() / size_of::<u64>();
 /// What one call of a statement has needed.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Call<'a> {
-    /// Whether it counts as a call. Planning alone does not.
-    pub is_call: bool,
     /// Whether it has ended by an ERROR.
     pub is_error: bool,
     /// As in an [`Entry`].
@@ -134,7 +132,7 @@ impl Table<'_> {
             None => self.insert(Entry { key, since: call.at, ..Entry::default() })?,
         };
         let entry = &mut self.entries[at];
-        entry.heavy_calls += u64::from(call.is_call);
+        entry.heavy_calls += 1;
         entry.errors += u64::from(call.is_error);
         entry.major_faults += call.major_faults;
         entry.peak = entry.peak.max(call.peak);
@@ -213,22 +211,14 @@ impl Table<'_> {
         let mut growths = Vec::new();
         growths.try_reserve_exact(self.entries.len())?;
         growths.extend(self.entries.iter().map(Entry::weight));
-        let mut rest = (self.entries.len() / DEALLOCATED).max(1);
-        let (less, &mut limit, _) = growths.select_nth_unstable(rest - 1);
+        let count = (self.entries.len() / DEALLOCATED).max(1);
+        let (less, &mut limit, _) = growths.select_nth_unstable(count - 1);
         // Of those that have grown as little as the last one to go, as many as are needed.
-        let below = less.iter().filter(|&&growth| growth < limit).count();
-        let mut equal = rest - below;
-        rest = below;
-        self.remove(|entry| match entry.weight().cmp(&limit) {
-            std::cmp::Ordering::Less if rest > 0 => {
-                rest -= 1;
-                true
-            }
-            std::cmp::Ordering::Equal if equal > 0 => {
-                equal -= 1;
-                true
-            }
-            _ => false,
+        let mut equal = count - less.iter().filter(|&&growth| growth < limit).count();
+        self.remove(|entry| {
+            let is_equal = entry.weight() == limit && equal > 0;
+            equal -= usize::from(is_equal);
+            is_equal || entry.weight() < limit
         });
         *self.deallocations += 1;
         Ok(())

@@ -62,7 +62,7 @@ proptest! {
         for action in actions {
             match action {
                 Action::Add(id, growth, text) => {
-                    let call = Call { is_call: true, growth, text: text.as_deref(), ..Call::default() };
+                    let call = Call { growth, text: text.as_deref(), ..Call::default() };
                     table.add(key(id), &call).unwrap();
                     let known = map.entry(id).or_default();
                     known.0 += 1;
@@ -119,7 +119,7 @@ proptest! {
 fn a_call_that_has_grown_less_is_not_the_worst() {
     let mut storage = Storage::new(10, 20);
     let mut table = storage.table();
-    let worst = Call { is_call: true, growth: 100, peak: 150, at: 7, pid: 1, text: Some(b"worst"), ..Call::default() };
+    let worst = Call { growth: 100, peak: 150, at: 7, pid: 1, text: Some(b"worst"), ..Call::default() };
     table.add(key(1), &worst).unwrap();
     let later = Call { is_error: true, growth: 90, peak: 500, at: 9, pid: 2, text: Some(b"later"), ..worst };
     table.add(key(1), &later).unwrap();
