@@ -146,6 +146,13 @@ class Cluster:
         subprocess.run([*prlimit, f"--{resource}={soft}:"], check=True)
         return old
 
+    def start_server(self, data, log, *options, within=()):
+        """Starts a server on a data directory, and returns its process. Its output is added to the log."""
+        server = [*within, *self.as_owner, self.programs / "postgres", "-D", data, *options]
+        environment = {name: value for name, value in os.environ.items() if name != "RUST_BACKTRACE"}
+        with open(log, "a") as output:
+            return subprocess.Popen(server, stdout=output, stderr=output, cwd=self.data.parent, env=environment)
+
     @contextlib.contextmanager
     def start_another(self, name, make_data, within=()):
         """Another cluster of the same installation, until the end of the block.
@@ -158,10 +165,7 @@ class Cluster:
         socket = self.data.parent / f"{name}_socket"
         subprocess.run([*self.as_owner, "mkdir", "-m", "700", socket], **run)
         options = ["-c", f"unix_socket_directories={socket}", "-c", "listen_addresses=", "-c", "fsync=off"]
-        server = [*within, *self.as_owner, self.programs / "postgres", "-D", data, *options]
-        environment = {name: value for name, value in os.environ.items() if name != "RUST_BACKTRACE"}
-        with open(self.data.parent / f"{name}.log", "w") as log:
-            process = subprocess.Popen(server, stdout=log, stderr=log, cwd=self.data.parent, env=environment)
+        process = self.start_server(data, self.data.parent / f"{name}.log", *options, within=within)
         try:
             ready = [self.programs / "pg_isready", "-q", "-h", socket, "-p", "5432"]
             wait_until(lambda: subprocess.run(ready, check=False).returncode == 0)
