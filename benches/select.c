@@ -1,4 +1,4 @@
-/* Executes one small prepared SELECT in several servers in alternation, and prints what each statement costs:
+/* Executes one small prepared SELECT in several servers, in another order each time, and prints what each statement costs:
  *
  *   select rounds socket-directory...
  *
@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <time.h>
 
-enum { BLOCK = 120, MAX_SERVERS = 16 };
+enum { BLOCK = 120, ROUNDS_OF_CONNECTION = 50, MAX_SERVERS = 16 };
 
 static PGconn *connections[MAX_SERVERS];
 static FILE *schedstats[MAX_SERVERS];
@@ -52,6 +52,27 @@ static void block(PGconn *connection)
     }
 }
 
+static void open_connection(int s, const char *host)
+{
+    const char *keywords[] = {"host", "port", "user", "dbname", NULL};
+    const char *values[] = {host, "5432", "postgres", "postgres", NULL};
+    char path[64];
+
+    if (schedstats[s]) {
+        fclose(schedstats[s]);
+        PQfinish(connections[s]);
+    }
+    connections[s] = PQconnectdbParams(keywords, values, 0);
+    check(connections[s], PQprepare(connections[s], "s", "SELECT abalance FROM pgbench_accounts WHERE aid = $1", 1, NULL),
+          PGRES_COMMAND_OK);
+    snprintf(path, sizeof path, "/proc/%d/schedstat", PQbackendPID(connections[s]));
+    schedstats[s] = fopen(path, "r");
+    if (!schedstats[s])
+        exit(1);
+    for (int n = 0; n < 50; n++)
+        block(connections[s]);
+}
+
 static int compare(const void *a, const void *b)
 {
     double x = *(const double *) a, y = *(const double *) b;
@@ -61,30 +82,30 @@ static int compare(const void *a, const void *b)
 
 int main(int argc, char **argv)
 {
-    int rounds = atoi(argv[1]), servers = argc - 2;
+    int rounds = atoi(argv[1]), servers = argc - 2, order[MAX_SERVERS];
     double *cpu[MAX_SERVERS], *wall[MAX_SERVERS];
 
     if (rounds < 1 || servers < 1 || servers > MAX_SERVERS)
         return 1;
     for (int s = 0; s < servers; s++) {
-        const char *keywords[] = {"host", "port", "user", "dbname", NULL};
-        const char *values[] = {argv[s + 2], "5432", "postgres", "postgres", NULL};
-        char path[64];
-
-        connections[s] = PQconnectdbParams(keywords, values, 0);
-        check(connections[s], PQprepare(connections[s], "s", "SELECT abalance FROM pgbench_accounts WHERE aid = $1", 1, NULL),
-              PGRES_COMMAND_OK);
-        snprintf(path, sizeof path, "/proc/%d/schedstat", PQbackendPID(connections[s]));
-        schedstats[s] = fopen(path, "r");
-        if (!schedstats[s])
-            return 1;
         cpu[s] = calloc(rounds, sizeof(double));
         wall[s] = calloc(rounds, sizeof(double));
-        for (int n = 0; n < 50; n++)
-            block(connections[s]);
     }
-    for (int r = 0; r < rounds; r++)
-        for (int s = 0; s < servers; s++) {
+    for (int s = 0; s < servers; s++)
+        order[s] = s;
+    for (int r = 0; r < rounds; r++) {
+        /* Where the memory of a process lies matters, too. */
+        for (int s = 0; s < servers && r % ROUNDS_OF_CONNECTION == 0; s++)
+            open_connection(s, argv[s + 2]);
+        /* What one leaves in the caches matters to the next, so none always follows the same. */
+        for (int n = servers - 1; n > 0; n--) {
+            int other = rand() % (n + 1), s = order[n];
+
+            order[n] = order[other];
+            order[other] = s;
+        }
+        for (int n = 0; n < servers; n++) {
+            int s = order[n];
             long long cpu_before, wall_before;
 
             /* The caches belong to another server. */
@@ -95,6 +116,7 @@ int main(int argc, char **argv)
             wall[s][r] = (double) (wall_time() - wall_before) / BLOCK;
             cpu[s][r] = (double) (cpu_time(schedstats[s]) - cpu_before) / BLOCK;
         }
+    }
     for (int s = 0; s < servers; s++) {
         qsort(cpu[s], rounds, sizeof(double), compare);
         qsort(wall[s], rounds, sizeof(double), compare);

@@ -3,9 +3,10 @@
 use pg_sys::BackendType;
 use pgrx_pg_sys as pg_sys;
 
-// Not that of pgrx, which would set up a guard. It returns a variable.
+// Not those of pgrx, which would set up a guard. They return variables.
 unsafe extern "C" {
     fn GetUserId() -> pg_sys::Oid;
+    fn GetCurrentStatementStartTimestamp() -> pg_sys::TimestampTz;
 }
 
 /// The pid.
@@ -14,11 +15,21 @@ pub fn pid() -> i32 {
     unsafe { pg_sys::MyProcPid }
 }
 
+/// The time at which Postgres begins to count, in microseconds since the Unix epoch.
+const EPOCH: i64 = (pg_sys::POSTGRES_EPOCH_JDATE - pg_sys::UNIX_EPOCH_JDATE) as i64 * 86_400_000_000;
+
 /// The time, in microseconds since the Unix epoch.
 pub fn now() -> i64 {
-    let days = i64::from(pg_sys::POSTGRES_EPOCH_JDATE - pg_sys::UNIX_EPOCH_JDATE);
     // SAFETY: reads the clock.
-    unsafe { pg_sys::GetCurrentTimestamp() + days * 86_400_000_000 }
+    unsafe { pg_sys::GetCurrentTimestamp() + EPOCH }
+}
+
+/// When the client's last message arrived, in nanoseconds since the Unix epoch.
+#[inline]
+pub fn message_arrived() -> u64 {
+    // SAFETY: it reads a variable.
+    let time = unsafe { GetCurrentStatementStartTimestamp() };
+    (time + EPOCH) as u64 * 1000
 }
 
 /// The OID of the current user.

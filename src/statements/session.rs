@@ -1,8 +1,8 @@
 //! The statements of this process.
 
-use std::cell::UnsafeCell;
+use std::cell::{Cell, UnsafeCell};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, compiler_fence};
+use std::sync::atomic::{AtomicBool, Ordering, compiler_fence};
 
 use crate::model::statements::executions::{Abort, Execution, Needs, Start};
 use crate::model::statements::follower::Follower;
@@ -110,17 +110,110 @@ static IS_BUSY: AtomicBool = AtomicBool::new(false);
 /// Whether something has failed in this process, so that nothing is followed any more.
 static HAS_FAILED: AtomicBool = AtomicBool::new(false);
 
-/// Whether something that was started has not ended.
-static HAS_OPEN: AtomicBool = AtomicBool::new(false);
+/// What the session has not been told yet. Nearly every statement is small, and what happens next after its start is its end.
+/// Such a one is only noted here, for one look at the clock. If anything else happens first, the session is told all of it.
+#[repr(align(64))]
+struct Latest {
+    /// The query that has started or gone on last, or its planning. 0 if there is nothing to tell.
+    id: Cell<usize>,
+    /// It has started, and the session does not know.
+    is_new: Cell<bool>,
+    /// It has just been started or run to its end. So it waits, unless it is the next to go on.
+    is_paused: Cell<bool>,
+    /// The session knows of nothing that has not ended, and needs no sample before the next start.
+    is_quiet: Cell<bool>,
+    /// The session knows of something that has not ended.
+    has_open: Cell<bool>,
+    /// When the client's message arrived by which it has started.
+    since: Cell<u64>,
+    started: Cell<Option<(Start, Statement)>>,
+}
 
-/// The id of a query that has just been started or run to its end, or 0. Nearly always, the next that happens is that the
-/// same query goes on. So it is paused only if something else happens first.
-static TO_BE_PAUSED: AtomicUsize = AtomicUsize::new(0);
+// SAFETY: only the main thread uses it, and not in its signal handler.
+unsafe impl Sync for Latest {}
+
+static LATEST: Latest = Latest {
+    id: Cell::new(0),
+    is_new: Cell::new(false),
+    is_paused: Cell::new(false),
+    is_quiet: Cell::new(false),
+    has_open: Cell::new(false),
+    since: Cell::new(0),
+    started: Cell::new(None),
+};
+
+impl Latest {
+    /// Takes note of the start of something that is to be noted. False if it is not.
+    #[inline]
+    fn note(&self, id: usize, query_id: i64, text: Text) -> bool {
+        if !self.is_quiet.get() || self.id.get() != 0 {
+            return false;
+        }
+        self.id.set(id);
+        self.is_new.set(true);
+        self.since.set(this_process::message_arrived());
+        self.started.set(Some((start(id, false, false), statement(true, query_id, text))));
+        true
+    }
+
+    /// The end of what was noted. False if the session must be told of it.
+    #[inline]
+    fn forget(&self, id: usize) -> bool {
+        if self.id.get() != id {
+            return false;
+        }
+        self.is_paused.set(false);
+        if !self.is_new.get() {
+            self.id.set(0);
+            return false;
+        }
+        // SAFETY: see Place. The signal handler is not called before the session is told.
+        let session = unsafe { &mut *SESSION.0.get() }.as_mut();
+        let is_light = session.is_some_and(|session| session.follower.is_light(self.since.get(), session.clock.now()));
+        if is_light {
+            self.id.set(0);
+            self.is_new.set(false);
+        }
+        is_light
+    }
+
+    /// Tells the session.
+    #[inline]
+    fn tell(&self, session: &mut Session) {
+        let id = self.id.replace(0);
+        if id == 0 {
+            return;
+        }
+        if self.is_new.replace(false)
+            && let Some((start, statement)) = self.started.take()
+        {
+            session.start(self.since.get(), start, None, statement);
+        }
+        if self.is_paused.replace(false) {
+            session.follower.wait(session.clock.now(), id);
+            session.stop_ticking_if_idle();
+        }
+    }
+
+    /// Nothing is followed any more.
+    fn give_up(&self) {
+        self.id.set(0);
+        self.is_new.set(false);
+        self.is_quiet.set(false);
+        self.has_open.set(false);
+    }
+}
 
 /// Whether statements are to be followed.
 #[inline]
 pub fn is_watching() -> bool {
-    settings::statements() || HAS_OPEN.load(Ordering::Relaxed)
+    settings::statements() || has_open()
+}
+
+/// Whether something that was started has not ended.
+#[inline]
+fn has_open() -> bool {
+    LATEST.id.get() != 0 || LATEST.has_open.get()
 }
 
 /// Runs something with the session, if there is one. No panic and no ERROR gets out.
@@ -135,21 +228,18 @@ fn with_session(run: impl FnOnce(&mut Session)) {
         // SAFETY: see Place. What runs does not call this function again.
         let place = unsafe { &mut *SESSION.0.get() };
         if let Some(session) = place {
-            let id = TO_BE_PAUSED.load(Ordering::Relaxed);
-            if id != 0 {
-                TO_BE_PAUSED.store(0, Ordering::Relaxed);
-                session.follower.wait(session.clock.now(), id);
-                session.stop_ticking_if_idle();
-            }
+            LATEST.tell(session);
             run(session);
-            HAS_OPEN.store(!session.follower.executions().is_empty(), Ordering::Relaxed);
+            let has_open = !session.follower.executions().is_empty();
+            LATEST.has_open.set(has_open);
+            LATEST.is_quiet.set(!has_open && session.is_quiet());
         }
     }));
     compiler_fence(Ordering::SeqCst);
     IS_BUSY.store(false, Ordering::Relaxed);
     if outcome.is_err() {
         HAS_FAILED.store(true, Ordering::Relaxed);
-        HAS_OPEN.store(false, Ordering::Relaxed);
+        LATEST.give_up();
         timeout::stop();
         // If even that fails, nothing is said.
         let _ = catch_unwind(|| error::forget("pg_meminfo no longer follows the statements of this process"));
@@ -207,41 +297,55 @@ unsafe extern "C-unwind" fn tick() {
     }
 }
 
+/// A statement that starts here.
+#[inline]
+fn statement(is_toplevel: bool, query_id: i64, text: Text) -> Statement {
+    let has_id = query_id != 0;
+    let key = Key {
+        user: this_process::user(),
+        database: this_process::database(),
+        // Another extension has hidden it, or there is none, as for the query of a cursor in PostgreSQL 15.
+        query_id: if has_id { query_id } else { hooks::reported_query_id() },
+        toplevel: (is_toplevel || !has_id).into(),
+    };
+    let is_part = !is_toplevel && !has_id;
+    let outlives_error = text.outlives_error();
+    Statement { key, is_part, text, outlives_error, growth_planning: 0, workers: Workers::default() }
+}
+
+/// A start at this place. A utility statement can end its own transaction.
+#[inline]
+fn start(id: usize, is_utility: bool, shared_may_shrink: bool) -> Start {
+    Start {
+        id,
+        handler: hooks::error_handler(),
+        level: transactions::level(),
+        outlives_transaction: is_utility,
+        shared_may_shrink,
+    }
+}
+
 impl Session {
-    fn statement(&self, query_id: i64, text: Text) -> Statement {
-        let is_toplevel = self.follower.executions().is_idle();
-        let has_id = query_id != 0;
-        let key = Key {
-            user: this_process::user(),
-            database: this_process::database(),
-            // Another extension has hidden it, or there is none, as for the query of a cursor in PostgreSQL 15.
-            query_id: if has_id { query_id } else { hooks::reported_query_id() },
-            toplevel: (is_toplevel || !has_id).into(),
-        };
-        let is_part = !is_toplevel && !has_id;
-        let outlives_error = text.outlives_error();
-        Statement { key, is_part, text, outlives_error, growth_planning: 0, workers: Workers::default() }
+    /// Whether the next statement can be noted without telling the session.
+    fn is_quiet(&self) -> bool {
+        let is_client = !self.is_worker && !this_process::is_background();
+        is_client && !self.follower.meter.is_stale() && self.planned.is_none()
     }
 
-    /// A statement starts. A utility statement can end its own transaction.
-    fn start(
-        &mut self,
-        id: usize,
-        is_utility: bool,
-        shared_may_shrink: bool,
-        planning: Option<Needs>,
-        statement: Statement,
-    ) {
+    fn statement(&self, query_id: i64, text: Text) -> Statement {
+        statement(self.follower.executions().is_idle(), query_id, text)
+    }
+
+    /// When the time of what starts now begins to count.
+    fn now(&self) -> u64 {
+        if self.follower.executions().is_idle() { this_process::message_arrived() } else { self.clock.now() }
+    }
+
+    /// A statement starts.
+    fn start(&mut self, now: u64, start: Start, planning: Option<Needs>, statement: Statement) {
         self.has_executed = true;
         let is_idle = self.follower.executions().is_idle();
-        let start = Start {
-            id,
-            handler: hooks::error_handler(),
-            level: transactions::level(),
-            outlives_transaction: is_utility,
-            shared_may_shrink,
-        };
-        let private = self.follower.start(self.clock.now(), start, planning, statement);
+        let private = self.follower.start(now, start, planning, statement);
         if is_idle && let Some(private) = private {
             self.settle(private);
         }
@@ -387,11 +491,62 @@ fn add_call(key: Key, needs: &Needs, workers: Workers, call: Call, text: Option<
 #[cold]
 fn resume(query: &Query) {
     with_session(|session| {
-        session.follower.resume(session.clock.now(), query.id(), hooks::error_handler(), transactions::level());
+        session.follower.resume(session.now(), query.id(), hooks::error_handler(), transactions::level());
         if query.cost() >= COSTLY {
             session.tick_while_running();
         }
     });
+}
+
+/// The planner starts, and that cannot only be noted.
+#[cold]
+fn start_planning(planning: &Planning) {
+    attach();
+    with_session(|session| {
+        session.planned = None;
+        let statement = session.statement(planning.query_id(), planning.text());
+        session.start(session.now(), start(planning.id(), false, false), None, statement);
+    });
+}
+
+/// The planner has ended, and has taken its time.
+#[cold]
+fn end_planning(planning: &Planning) {
+    with_session(|session| {
+        let now = session.clock.now();
+        if let Some(execution) = session.follower.finish(now, planning.id()) {
+            session.planned = Some(Planned {
+                query_id: execution.statement.key.query_id,
+                depth: session.follower.executions().running(),
+                needs: execution.needs,
+            });
+        }
+    });
+}
+
+/// A query starts, and that cannot only be noted.
+#[cold]
+fn start_query(query: &Query) {
+    attach();
+    with_session(|session| {
+        let is_parallel = query.is_parallel() || session.is_worker;
+        let mut statement = session.statement(query.query_id(), query.text());
+        let depth = session.follower.executions().running();
+        let is_this = |planned: &Planned| planned.query_id == statement.key.query_id && planned.depth == depth;
+        let planned = session.planned.take().filter(is_this);
+        statement.growth_planning = planned.as_ref().map_or(0, |planned| planned.needs.growth);
+        let needs = planned.map(|planned| planned.needs);
+        session.start(session.now(), start(query.id(), false, is_parallel), needs, statement);
+        if query.cost() >= COSTLY {
+            session.tick_while_running();
+        }
+    });
+}
+
+/// A query ends that the session has been told of, or that has taken its time.
+#[cold]
+fn end_query(query: &Query) {
+    with_session(|session| session.end(query.id(), query.is_parallel()));
 }
 
 /// The transaction has been committed.
@@ -416,56 +571,44 @@ impl hooks::Observer for Observer {
         is_watching()
     }
 
+    #[inline]
     fn planner_starts(planning: &Planning) {
-        attach();
-        with_session(|session| {
-            session.planned = None;
-            let statement = session.statement(planning.query_id(), planning.text());
-            session.start(planning.id(), false, false, None, statement);
-        });
+        if !LATEST.note(planning.id(), planning.query_id(), planning.text()) {
+            start_planning(planning);
+        }
     }
 
+    #[inline]
     fn planner_ended(planning: &Planning) {
-        with_session(|session| {
-            let now = session.clock.now();
-            if let Some(execution) = session.follower.finish(now, planning.id()) {
-                session.planned = Some(Planned {
-                    query_id: execution.statement.key.query_id,
-                    depth: session.follower.executions().running(),
-                    needs: execution.needs,
-                });
-            }
-        });
+        if !LATEST.forget(planning.id()) {
+            end_planning(planning);
+        }
     }
 
+    #[inline]
     fn executor_starts(query: &Query) {
-        attach();
-        with_session(|session| {
-            let is_parallel = query.is_parallel() || session.is_worker;
-            let mut statement = session.statement(query.query_id(), query.text());
-            let depth = session.follower.executions().running();
-            let is_this = |planned: &Planned| planned.query_id == statement.key.query_id && planned.depth == depth;
-            let planned = session.planned.take().filter(is_this);
-            statement.growth_planning = planned.as_ref().map_or(0, |planned| planned.needs.growth);
-            session.start(query.id(), false, is_parallel, planned.map(|planned| planned.needs), statement);
-            if query.cost() >= COSTLY {
-                session.tick_while_running();
-            }
-        });
+        let is_small = query.cost() < COSTLY && !query.is_parallel();
+        if !is_small || !LATEST.note(query.id(), query.query_id(), query.text()) {
+            start_query(query);
+        }
     }
 
     #[inline]
     fn executor_resumes(query: &Query) {
-        if TO_BE_PAUSED.load(Ordering::Relaxed) == query.id() {
-            TO_BE_PAUSED.store(0, Ordering::Relaxed);
-        } else {
+        if LATEST.id.get() != query.id() {
             resume(query);
+            return;
+        }
+        LATEST.is_paused.set(false);
+        if !LATEST.is_new.get() {
+            LATEST.id.set(0);
         }
     }
 
     #[inline]
     fn executor_pauses(query: &Query) {
-        TO_BE_PAUSED.store(query.id(), Ordering::Relaxed);
+        LATEST.id.set(query.id());
+        LATEST.is_paused.set(true);
     }
 
     fn executor_waits(query: &Query) {
@@ -475,11 +618,11 @@ impl hooks::Observer for Observer {
         });
     }
 
+    #[inline]
     fn executor_ends(query: &Query) {
-        if TO_BE_PAUSED.load(Ordering::Relaxed) == query.id() {
-            TO_BE_PAUSED.store(0, Ordering::Relaxed);
+        if !LATEST.forget(query.id()) {
+            end_query(query);
         }
-        with_session(|session| session.end(query.id(), query.is_parallel()));
     }
 
     fn utility_starts(utility: &Utility) {
@@ -487,7 +630,7 @@ impl hooks::Observer for Observer {
         with_session(|session| {
             session.planned = None;
             let statement = session.statement(utility.query_id(), utility.text());
-            session.start(utility.id(), true, utility.uses_shared_memory(), None, statement);
+            session.start(session.now(), start(utility.id(), true, utility.uses_shared_memory()), None, statement);
             if utility.is_costly() {
                 session.tick_while_running();
             }
@@ -503,7 +646,7 @@ impl transactions::Observer for Observer {
     #[inline]
     fn committed() {
         // After nearly every transaction of a client there is nothing to do.
-        if HAS_OPEN.load(Ordering::Relaxed) || this_process::is_background() {
+        if has_open() || this_process::is_background() {
             end_transaction();
         }
     }

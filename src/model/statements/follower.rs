@@ -46,6 +46,14 @@ impl<P: Probe, T> Follower<P, T> {
         refreshed
     }
 
+    /// A statement ends that has been running since `since` while no other was, and that this follower has not been told of.
+    /// Whether that can be left so, because nothing is to be looked at.
+    #[inline]
+    pub fn is_light(&mut self, since: u64, now: u64) -> bool {
+        self.meter.start_counting(since);
+        !self.meter.is_due(now)
+    }
+
     /// A statement goes on, in a subtransaction of this level.
     pub fn resume(&mut self, now: u64, id: usize, handler: Handler, level: i32) {
         if self.executions.waits_for_client(id) {

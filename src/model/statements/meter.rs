@@ -75,8 +75,8 @@ pub struct Finding {
     pub major_faults: u64,
 }
 
-/// After how many nanoseconds of statements' time the mark is looked at. Touching 256 kB takes about that long.
-pub const LOOK_AFTER: u64 = 100_000;
+/// After how many nanoseconds of statements' time the mark is looked at. Touching 512 kB takes about that long.
+pub const LOOK_AFTER: u64 = 200_000;
 
 /// If nobody has looked for so many nanoseconds of statements' time, a sample is taken and the mark is lowered, however little
 /// it has risen: it may be from before something was freed unnoticed.
@@ -135,10 +135,10 @@ impl Meter {
         self.is_stale
     }
 
-    /// From now on, time counts.
+    /// From then on, time counts.
     #[inline]
-    pub fn start_counting(&mut self, now: u64) {
-        self.counted_until = now;
+    pub fn start_counting(&mut self, since: u64) {
+        self.counted_until = self.counted_until.max(since);
     }
 
     /// Memory that is held now will be freed.
