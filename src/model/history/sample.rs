@@ -1,0 +1,162 @@
+//! A sample: what a cluster and its largest sessions held at a moment.
+
+use serde::{Deserialize, Serialize};
+
+/// The cluster at a moment. Amounts of memory are in bytes, times in microseconds since the Unix epoch.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sample {
+    /// When the sample was taken.
+    pub at: i64,
+    /// When the server was started. A crash restart does not change it.
+    pub server_start: i64,
+    /// The number of processes.
+    pub processes: u32,
+    /// Private memory of all processes together.
+    pub private: u64,
+    /// How much more can be allocated without swapping. `None` if it is unknown.
+    pub headroom: Option<u64>,
+    /// The limit that the headroom is below: that of a cgroup, or the size of RAM.
+    pub limit: Option<u64>,
+    /// The path of the cgroup with that limit. `None` if it is the machine's.
+    pub limited_by: Option<Vec<u8>>,
+    /// How many processes the OOM killer has killed. `None` if the kernel does not say.
+    pub oom_kills: Option<u64>,
+    /// For how long some task has waited for memory, in microseconds.
+    pub psi_some: Option<u64>,
+    /// For how long all tasks have waited for memory, in microseconds.
+    pub psi_full: Option<u64>,
+    /// The processes that hold or grow most, those that hold most first.
+    pub sessions: Vec<Session>,
+}
+
+/// A process of the cluster at that moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Session {
+    /// The pid.
+    pub pid: i32,
+    /// The pid of the leader, if it is a parallel worker.
+    pub leader: Option<i32>,
+    /// When it was started.
+    pub backend_start: i64,
+    /// The type, as in pg_stat_activity.
+    pub backend_type: Vec<u8>,
+    /// The OID of the role, or 0.
+    pub user: u32,
+    /// The OID of the database, or 0.
+    pub database: u32,
+    /// The application's name.
+    pub application: Vec<u8>,
+    /// The state, as in pg_stat_activity. Empty if it has none.
+    pub state: Vec<u8>,
+    /// The query id, or 0.
+    pub query_id: i64,
+    /// When the query was started, or 0.
+    pub query_start: i64,
+    /// The beginning of the query's text.
+    pub query: Vec<u8>,
+    /// Its private memory.
+    pub private: u64,
+    /// The largest private memory that it has noticed itself since the last sample, or 0.
+    pub peak: u64,
+    /// By how much its private memory has grown since the last sample.
+    pub growth: i64,
+}
+
+impl Sample {
+    /// The bytes of a record. `None` if there is no memory for them.
+    pub fn encode(&self) -> Option<Vec<u8>> {
+        encode(self)
+    }
+
+    /// The sample of a record. `None` if the record is not one.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        postcard::from_bytes(bytes).ok()
+    }
+
+    /// The process with this pid.
+    pub fn session(&self, pid: i32) -> Option<&Session> {
+        self.sessions.iter().find(|session| session.pid == pid)
+    }
+
+    /// Keeps only the first sessions.
+    pub fn truncate(&mut self, sessions: usize) {
+        self.sessions.truncate(sessions);
+    }
+}
+
+pub(super) fn encode(record: &impl Serialize) -> Option<Vec<u8>> {
+    // Longer ones have no place in a block.
+    let mut bytes = vec![0; super::ring::MAX_RECORD];
+    let length = postcard::to_slice(record, &mut bytes).ok()?.len();
+    bytes.truncate(length);
+    Some(bytes)
+}
+
+/// A process and its memory, before the details of the largest are known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reading {
+    /// The pid.
+    pub pid: i32,
+    /// Private memory.
+    pub private: u64,
+    /// By how much it has grown since the last sample.
+    pub growth: i64,
+}
+
+/// Brings those to the front that a sample is about: the `largest` that hold most, and the `growing` that have grown most of
+/// the others. Returns how many these are. The largest come first.
+pub fn choose(readings: &mut [Reading], largest: usize, growing: usize) -> usize {
+    readings.sort_unstable_by_key(|reading| std::cmp::Reverse(reading.private));
+    let largest = largest.min(readings.len());
+    let others = &mut readings[largest..];
+    others.sort_unstable_by_key(|reading| std::cmp::Reverse(reading.growth));
+    largest + others.iter().take(growing).take_while(|reading| reading.growth > 0).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn the_largest_and_those_that_grow_are_chosen(
+            values in prop::collection::vec((0_u64..1000, -50_i64..50), 0..60),
+            largest in 0_usize..20,
+            growing in 0_usize..8,
+        ) {
+            let mut readings: Vec<_> =
+                (1..).zip(&values).map(|(pid, &(private, growth))| Reading { pid, private, growth }).collect();
+            let chosen = choose(&mut readings, largest, growing);
+            let (chosen, left) = readings.split_at(chosen);
+            prop_assert_eq!(chosen.len() + left.len(), values.len());
+            // Nobody who is left holds more than one of the largest, or has grown more than one of the growing.
+            let (first, grown) = chosen.split_at(largest.min(chosen.len()));
+            prop_assert!(first.iter().all(|a| left.iter().chain(grown).all(|b| a.private >= b.private)));
+            prop_assert!(grown.iter().all(|a| a.growth > 0 && left.iter().all(|b| a.growth >= b.growth)));
+            prop_assert!(grown.len() == growing || left.iter().all(|b| b.growth <= 0) || growing == 0);
+            prop_assert!(first.is_sorted_by_key(|reading| std::cmp::Reverse(reading.private)));
+        }
+
+        #[test]
+        fn any_bytes_do_no_harm(bytes: Vec<u8>) {
+            let _ = Sample::decode(&bytes);
+        }
+    }
+
+    #[test]
+    fn encoded_and_back() {
+        let session = Session { pid: 7, query: b"SELECT 1".to_vec(), growth: -5, ..Session::default() };
+        let sample = Sample { at: 99, headroom: Some(1 << 40), sessions: vec![session; 16], ..Sample::default() };
+        let bytes = sample.encode().unwrap();
+        assert_eq!(Sample::decode(&bytes).unwrap(), sample);
+        assert!(Sample::decode(&bytes[..bytes.len() - 1]).is_none());
+    }
+
+    #[test]
+    fn too_long_a_record_is_none() {
+        let session = Session { query: vec![b'x'; 1000], ..Session::default() };
+        assert!(Sample { sessions: vec![session; 16], ..Sample::default() }.encode().is_none());
+    }
+}
