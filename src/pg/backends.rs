@@ -39,22 +39,27 @@ pub fn all() -> Vec<Backend> {
 }
 
 impl Backend {
-    /// The type that pg_stat_activity shows. For a background worker that has just ended the view shows NULL, and this
-    /// is the generic name.
+    /// The type that pg_stat_activity shows.
     pub fn type_name(&self) -> Vec<u8> {
-        let name = if self.kind == pg_sys::BackendType::B_BG_WORKER {
-            // SAFETY: acquires and releases its own lock. Returns null, or a text in a buffer that is valid until the
-            // next call.
-            unsafe { pg_sys::GetBackgroundWorkerTypeByPid(self.pid) }
-        } else {
-            ptr::null()
-        };
-        if name.is_null() {
-            // SAFETY: the type is that of a process. Returns a constant text.
-            copy(unsafe { pg_sys::GetBackendTypeDesc(self.kind) })
-        } else {
-            copy(name)
-        }
+        type_name(self.pid, self.kind)
+    }
+}
+
+/// The type that pg_stat_activity shows for a process of this kind. For a background worker that has just ended the view shows
+/// NULL, and this is the generic name.
+pub(super) fn type_name(pid: i32, kind: pg_sys::BackendType::Type) -> Vec<u8> {
+    let name = if kind == pg_sys::BackendType::B_BG_WORKER {
+        // SAFETY: acquires and releases its own lock. Returns null, or a text in a buffer that is valid until the next
+        // call.
+        unsafe { pg_sys::GetBackgroundWorkerTypeByPid(pid) }
+    } else {
+        ptr::null()
+    };
+    if name.is_null() {
+        // SAFETY: the type is that of a process. Returns a constant text.
+        copy(unsafe { pg_sys::GetBackendTypeDesc(kind) })
+    } else {
+        copy(name)
     }
 }
 

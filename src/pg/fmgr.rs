@@ -46,6 +46,12 @@ impl Call {
         self.datum(nth).map(|datum| datum.value() as i64)
     }
 
+    /// The `nth` argument, counted from 0, as a timestamp, in microseconds since the Unix epoch. Infinity is the earliest or
+    /// latest. `None` if it is NULL.
+    pub fn timestamptz(&self, nth: usize) -> Option<i64> {
+        self.int8(nth).map(super::this_process::unix_time)
+    }
+
     /// The `nth` argument, counted from 0, as an OID. `None` if it is NULL.
     pub fn oid(&self, nth: usize) -> Option<u32> {
         self.datum(nth).map(|datum| datum.value() as u32)

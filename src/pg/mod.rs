@@ -7,14 +7,16 @@
 //! destructors run and descriptors are closed. Therefore:
 //!
 //! - No calls through function pointers and no `extern` blocks of our own: a longjmp from there would skip our frames.
-//!   [`hooks`] is the exception, with [`shared_memory`] and [`timeout`]: their frames may be skipped. Functions that never
+//!   [`hooks`] is the exception, with [`shared_memory`], [`log_hook`] and [`timeout`]: their frames may be skipped. Functions that never
 //!   raise an ERROR are declared where they are used for each statement.
 //! - No ERROR is swallowed: it stays on Postgres's error stack until the guard rethrows it.
 //! - No `Drop` calls Postgres: it may run while an ERROR is being raised.
 //! - Nothing that outlives the process relies on `Drop`: FATAL does not run destructors.
 
 pub mod access;
+pub mod backend_status;
 pub mod backends;
+pub mod background_worker;
 pub mod compat;
 pub mod encoding;
 pub mod error;
@@ -22,6 +24,7 @@ pub mod fd;
 pub mod fmgr;
 pub mod hooks;
 pub mod interrupts;
+pub mod log_hook;
 pub mod main_segment;
 pub mod memory_contexts;
 pub mod rows;

@@ -4,7 +4,7 @@ use core::ffi::CStr;
 use core::ops::RangeInclusive;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
-use pg_sys::GucContext::{PGC_POSTMASTER, PGC_SUSET, PGC_USERSET};
+use pg_sys::GucContext::{PGC_POSTMASTER, PGC_SIGHUP, PGC_SUSET, PGC_USERSET};
 use pgrx_pg_sys as pg_sys;
 
 /// The variable of `pg_meminfo.readers`. Postgres writes it in the main thread, and only that thread reads it.
@@ -48,6 +48,62 @@ static MAX_STATEMENTS: AtomicI32 = AtomicI32::new(5000);
 /// The maximum number of statements that are kept (`pg_meminfo.max_statements`).
 pub fn max_statements() -> usize {
     MAX_STATEMENTS.load(Ordering::Relaxed) as usize
+}
+
+/// The variable of `pg_meminfo.recorder`. Postgres writes it when the server starts.
+static RECORDER: AtomicBool = AtomicBool::new(true);
+
+/// Whether the history of memory is recorded (`pg_meminfo.recorder`).
+pub fn recorder() -> bool {
+    RECORDER.load(Ordering::Relaxed)
+}
+
+/// The variable of `pg_meminfo.sample_interval`. Postgres writes it in the main thread, and only that thread reads it.
+static SAMPLE_INTERVAL: AtomicI32 = AtomicI32::new(1000);
+
+/// How many milliseconds lie between two samples at most (`pg_meminfo.sample_interval`).
+pub fn sample_interval() -> u64 {
+    SAMPLE_INTERVAL.load(Ordering::Relaxed) as u64
+}
+
+/// The variable of `pg_meminfo.pressure_interval`, as above.
+static PRESSURE_INTERVAL: AtomicI32 = AtomicI32::new(20);
+
+/// How many milliseconds lie between two samples at least, while memory is short (`pg_meminfo.pressure_interval`).
+pub fn pressure_interval() -> u64 {
+    PRESSURE_INTERVAL.load(Ordering::Relaxed) as u64
+}
+
+/// The variable of `pg_meminfo.history_size`. Postgres writes it when the server starts.
+static HISTORY_SIZE: AtomicI32 = AtomicI32::new(64 * 1024);
+
+/// The size of the files of the history, in bytes (`pg_meminfo.history_size`).
+pub fn history_size() -> u64 {
+    HISTORY_SIZE.load(Ordering::Relaxed) as u64 * 1024
+}
+
+/// The variable of `pg_meminfo.history_queries`. Postgres writes it in the main thread, and only that thread reads it.
+static HISTORY_QUERIES: AtomicBool = AtomicBool::new(true);
+
+/// Whether the history has the texts of queries (`pg_meminfo.history_queries`).
+pub fn history_queries() -> bool {
+    HISTORY_QUERIES.load(Ordering::Relaxed)
+}
+
+/// The variable of `pg_meminfo.log_session_memory`, as above.
+static LOG_SESSION_MEMORY: AtomicI32 = AtomicI32::new(-1);
+
+/// How much private memory a session may hold before that is logged, in bytes (`pg_meminfo.log_session_memory`).
+pub fn log_session_memory() -> Option<u64> {
+    u64::try_from(LOG_SESSION_MEMORY.load(Ordering::Relaxed)).ok().map(|kilobytes| kilobytes * 1024)
+}
+
+/// The variable of `pg_meminfo.log_min_headroom`, as above.
+static LOG_MIN_HEADROOM: AtomicI32 = AtomicI32::new(-1);
+
+/// How little memory may be left before that is logged, in bytes (`pg_meminfo.log_min_headroom`).
+pub fn log_min_headroom() -> Option<u64> {
+    u64::try_from(LOG_MIN_HEADROOM.load(Ordering::Relaxed)).ok().map(|kilobytes| kilobytes * 1024)
 }
 
 /// The length at which Postgres cuts the texts of statements in pg_stat_activity (`track_activity_query_size`), in bytes.
@@ -129,6 +185,76 @@ fn define_preloaded() {
         100..=1_000_000,
         PGC_POSTMASTER,
         0,
+    );
+    define_recorder();
+}
+
+fn define_recorder() {
+    const MILLISECONDS: i32 = pg_sys::GUC_UNIT_MS as i32;
+    const KILOBYTES: i32 = pg_sys::GUC_UNIT_KB as i32;
+    define_boolean(
+        c"pg_meminfo.recorder",
+        [
+            c"Records the history of the memory of the server's processes.",
+            c"A background worker writes it to files in pg_stat_tmp.",
+        ],
+        &RECORDER,
+        PGC_POSTMASTER,
+    );
+    define_integer(
+        c"pg_meminfo.sample_interval",
+        [c"Sets the time between two samples of the history.", c"While memory is short, there are more."],
+        &SAMPLE_INTERVAL,
+        100..=60_000,
+        PGC_SIGHUP,
+        MILLISECONDS,
+    );
+    define_integer(
+        c"pg_meminfo.pressure_interval",
+        [
+            c"Sets the shortest time between two samples of the history, while memory is short.",
+            c"The next sample is taken before half of what is left can be used up, but not earlier than this.",
+        ],
+        &PRESSURE_INTERVAL,
+        10..=60_000,
+        PGC_SIGHUP,
+        MILLISECONDS,
+    );
+    define_integer(
+        c"pg_meminfo.history_size",
+        [c"Sets the size of the files of the history.", c"Three quarters are for all samples, one for one a minute."],
+        &HISTORY_SIZE,
+        1024..=i32::MAX,
+        PGC_POSTMASTER,
+        KILOBYTES,
+    );
+    define_boolean(
+        c"pg_meminfo.history_queries",
+        [c"Records the texts of queries in the history.", c"At most 256 bytes of each."],
+        &HISTORY_QUERIES,
+        PGC_SIGHUP,
+    );
+    define_integer(
+        c"pg_meminfo.log_session_memory",
+        [
+            c"Sets the private memory of a session above which it is logged.",
+            c"Parallel workers count under their leader. -1 turns it off.",
+        ],
+        &LOG_SESSION_MEMORY,
+        -1..=i32::MAX,
+        PGC_SIGHUP,
+        KILOBYTES,
+    );
+    define_integer(
+        c"pg_meminfo.log_min_headroom",
+        [
+            c"Sets the memory that is left below which a shortage is logged.",
+            c"It is what can be allocated without swapping, within all limits. -1 turns it off.",
+        ],
+        &LOG_MIN_HEADROOM,
+        -1..=i32::MAX,
+        PGC_SIGHUP,
+        KILOBYTES,
     );
 }
 

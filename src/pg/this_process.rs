@@ -21,7 +21,30 @@ const EPOCH: i64 = (pg_sys::POSTGRES_EPOCH_JDATE - pg_sys::UNIX_EPOCH_JDATE) as 
 /// The time, in microseconds since the Unix epoch.
 pub fn now() -> i64 {
     // SAFETY: reads the clock.
-    unsafe { pg_sys::GetCurrentTimestamp() + EPOCH }
+    unix_time(unsafe { pg_sys::GetCurrentTimestamp() })
+}
+
+/// A time of Postgres in microseconds since the Unix epoch.
+pub fn unix_time(time: pg_sys::TimestampTz) -> i64 {
+    time.saturating_add(EPOCH)
+}
+
+/// When the server was started, in microseconds since the Unix epoch.
+pub fn server_start() -> i64 {
+    // SAFETY: a plain variable.
+    unix_time(unsafe { pg_sys::PgStartTime })
+}
+
+/// What identifies the cluster.
+pub fn system_identifier() -> u64 {
+    // SAFETY: reads what the server has read when it started.
+    unsafe { pg_sys::GetSystemIdentifier() }
+}
+
+/// Whether pg_upgrade has started the server.
+pub fn is_upgrade() -> bool {
+    // SAFETY: a plain variable.
+    unsafe { pg_sys::IsBinaryUpgrade }
 }
 
 /// When the client's last message arrived, in nanoseconds since the Unix epoch.
@@ -29,7 +52,7 @@ pub fn now() -> i64 {
 pub fn message_arrived() -> u64 {
     // SAFETY: it reads a variable.
     let time = unsafe { GetCurrentStatementStartTimestamp() };
-    (time + EPOCH) as u64 * 1000
+    unix_time(time) as u64 * 1000
 }
 
 /// The OID of the current user.

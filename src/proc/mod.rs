@@ -24,6 +24,7 @@ pub mod process_tree;
 pub mod ptrace_access;
 pub mod read_pool;
 pub mod remote_memory;
+pub mod resident;
 pub mod root;
 pub mod segment;
 pub mod shared_maps;

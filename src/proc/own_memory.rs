@@ -77,7 +77,7 @@ impl Probe for OwnMemory {
 }
 
 /// The second and third number: resident pages, and how many of them are shared or of a file.
-fn parse_statm(line: &[u8]) -> Option<[u64; 2]> {
+pub(super) fn parse_statm(line: &[u8]) -> Option<[u64; 2]> {
     let mut numbers = line.split(|byte| !byte.is_ascii_digit()).skip(1);
     let mut number = || std::str::from_utf8(numbers.next()?).ok()?.parse().ok();
     Some([number()?, number()?])

@@ -13,10 +13,57 @@ pub struct Death<'a> {
     pub pid: i32,
     /// The signal.
     pub signal: i32,
-    /// How many processes the OOM killer has killed since the postmaster last looked. `None` if the kernel does not say.
-    pub oom_kills: Option<u64>,
     /// The query that it was executing, or nothing.
     pub query: &'a [u8],
+}
+
+/// The longest query of a death.
+const MAX_QUERY: usize = 512;
+
+/// The size of a buffer that has room for any death.
+pub const MAX_DEATH: usize = MAX_QUERY + 64;
+
+impl<'a> Death<'a> {
+    /// The death that the postmaster's log tells of. The message may be translated: `(PID` and the pid are in each translation,
+    /// and the next number is that of the signal. In the detail, the query follows the first colon.
+    pub fn parse(at: i64, message: &[u8], detail: Option<&'a [u8]>) -> Option<Self> {
+        let start = memchr::memmem::find(message, b"(PID ")? + b"(PID ".len();
+        let mut numbers = message[start..].split(|byte| !byte.is_ascii_digit()).filter(|digits| !digits.is_empty());
+        let mut number = || std::str::from_utf8(numbers.next()?).ok()?.parse().ok();
+        let (pid, signal) = (number()?, number()?);
+        let query = detail.and_then(|detail| {
+            let colon = memchr::memmem::find(detail, b": ")?;
+            Some(&detail[colon + 2..])
+        });
+        let query = query.unwrap_or_default();
+        Some(Death { at, pid, signal, query: &query[..query.len().min(MAX_QUERY)] })
+    }
+
+    /// Writes it into the buffer as a record of a file: its length, a checksum and the record. Allocates nothing.
+    pub fn encode<'b>(&self, buffer: &'b mut [u8; MAX_DEATH]) -> Option<&'b [u8]> {
+        let (header, rest) = buffer.split_at_mut(8);
+        let record = postcard::to_slice(self, rest).ok()?;
+        header[..4].copy_from_slice(&(record.len() as u32).to_le_bytes());
+        header[4..].copy_from_slice(&crc32fast::hash(record).to_le_bytes());
+        let length = 8 + record.len();
+        Some(&buffer[..length])
+    }
+
+    /// The deaths in a file. What follows something damaged is left out.
+    pub fn decode_all(mut bytes: &'a [u8]) -> Vec<Self> {
+        let mut deaths = Vec::new();
+        while let Some((header, rest)) = bytes.split_first_chunk::<8>() {
+            let number = |from: usize| u32::from_le_bytes([0, 1, 2, 3].map(|nth| header[from + nth]));
+            let Some((record, after)) = rest.split_at_checked(number(0) as usize) else { break };
+            let Ok(death) = postcard::from_bytes(record) else { break };
+            if crc32fast::hash(record) != number(4) {
+                break;
+            }
+            deaths.push(death);
+            bytes = after;
+        }
+        deaths
+    }
 }
 
 /// What happened.
@@ -31,6 +78,8 @@ pub enum Cause {
     Kill,
     /// A process has crashed.
     Crash,
+    /// The server has ended without a shutdown. Perhaps all of its processes were killed.
+    ServerEnd,
     /// A session holds much.
     SessionMemory,
     /// Little memory is left.
@@ -45,6 +94,7 @@ impl Cause {
             Cause::PossibleOomKill => "possible oom kill",
             Cause::Kill => "kill",
             Cause::Crash => "crash",
+            Cause::ServerEnd => "server end",
             Cause::SessionMemory => "session memory",
             Cause::MinHeadroom => "min headroom",
         }
@@ -83,9 +133,10 @@ const GROWTH_OVER: i64 = 5_000_000;
 const MAX_AGE: i64 = 60_000_000;
 
 impl Incident {
-    /// The incident of a death. `samples` are those before it, the oldest first.
-    pub fn of_death(death: &Death, samples: &[Sample]) -> Self {
-        let cause = match (death.signal, death.oom_kills) {
+    /// The incident of a death. `oom_kills` is how many processes the OOM killer has killed since the last sample, `None` if that
+    /// is unknown; `samples` are those before the death, the oldest first.
+    pub fn of_death(death: &Death, oom_kills: Option<u64>, samples: &[Sample]) -> Self {
+        let cause = match (death.signal, oom_kills) {
             (libc::SIGKILL, Some(0)) => Cause::Kill,
             (libc::SIGKILL, Some(_)) => Cause::OomKill,
             (libc::SIGKILL, None) => Cause::PossibleOomKill,
@@ -96,11 +147,16 @@ impl Incident {
             cause,
             pid: death.pid,
             signal: death.signal,
-            oom_kills: death.oom_kills,
+            oom_kills,
             query: death.query.to_vec(),
             ..Incident::default()
         };
         incident.with_samples(samples)
+    }
+
+    /// The incident of a server that has ended without a shutdown. The last of `samples` is the last that it has written.
+    pub fn of_server_end(oom_kills: Option<u64>, samples: &[Sample]) -> Self {
+        Incident { oom_kills, ..Incident::of_threshold(Cause::ServerEnd, 0, samples) }
     }
 
     /// The incident of a threshold that a process has crossed, or all together if the pid is 0. The last of `samples` has seen
@@ -152,12 +208,37 @@ mod tests {
     use super::*;
 
     fn sample(at: i64, sessions: &[(i32, u64)]) -> Sample {
-        let session = |&(pid, private)| Session { pid, private, backend_start: 5, query: b"held".into(), ..Session::default() };
+        let session =
+            |&(pid, private)| Session { pid, private, backend_start: 5, query: b"held".into(), ..Session::default() };
         Sample { at, sessions: sessions.iter().map(session).collect(), ..Sample::default() }
     }
 
-    fn death(signal: i32, oom_kills: Option<u64>) -> Death<'static> {
-        Death { at: 100_000_000, pid: 7, signal, oom_kills, query: b"" }
+    fn death(signal: i32) -> Death<'static> {
+        Death { at: 100_000_000, pid: 7, signal, query: b"" }
+    }
+
+    #[test]
+    fn what_the_postmaster_writes() {
+        let detail = "Failed process was running: SELECT ': '".as_bytes();
+        let death = |message: &str| Death::parse(5, message.as_bytes(), Some(detail));
+        let wanted = Some(Death { at: 5, pid: 4711, signal: 9, query: b"SELECT ': '" });
+        assert_eq!(death("server process (PID 4711) was terminated by signal 9: Killed"), wanted);
+        assert_eq!(death("Serverprozess (PID 4711) wurde von Signal 9 beendet: Killed"), wanted);
+        assert_eq!(death("background worker \"x 12\" (PID 4711) was terminated by signal 9: Killed"), wanted);
+        assert_eq!(death("server process was terminated"), None);
+        let long = [b"running: ".to_vec(), vec![b'x'; 5000]].concat();
+        let long = Death::parse(i64::MAX, b"(PID 2147483647) 64", Some(&long)).unwrap();
+        let without = Death::parse(1, b"(PID 1) 6", None).unwrap();
+        let mut file = Vec::new();
+        for death in [&long, &without] {
+            file.extend_from_slice(death.encode(&mut [0; MAX_DEATH]).unwrap());
+        }
+        assert_eq!(Death::decode_all(&file), [long.clone(), without]);
+        for cut in 1..file.len() {
+            assert!(Death::decode_all(&file[..cut]).len() < 2);
+        }
+        file[20] ^= 1;
+        assert_eq!(Death::decode_all(&file), []);
     }
 
     #[test]
@@ -168,7 +249,7 @@ mod tests {
             // After it.
             sample(101_000_000, &[(3, 10)]),
         ];
-        let incident = Incident::of_death(&death(libc::SIGKILL, Some(1)), &samples);
+        let incident = Incident::of_death(&death(libc::SIGKILL), Some(1), &samples);
         assert_eq!(incident.cause, Cause::OomKill);
         assert_eq!(incident.session.as_ref().unwrap().private, 600);
         assert_eq!(incident.growth_per_second, Some(500));
@@ -180,7 +261,8 @@ mod tests {
     #[test]
     fn what_the_postmaster_says_comes_first() {
         let incident = Incident::of_death(
-            &Death { query: b"its own", ..death(libc::SIGSEGV, Some(0)) },
+            &Death { query: b"its own", ..death(libc::SIGSEGV) },
+            Some(0),
             &[sample(99_000_000, &[(7, 600)])],
         );
         assert_eq!((incident.cause, &incident.query[..]), (Cause::Crash, &b"its own"[..]));
@@ -189,11 +271,11 @@ mod tests {
 
     #[test]
     fn it_is_said_if_it_is_not_sure() {
-        assert_eq!(Incident::of_death(&death(libc::SIGKILL, None), &[]).cause, Cause::PossibleOomKill);
-        assert_eq!(Incident::of_death(&death(libc::SIGKILL, Some(0)), &[]).cause, Cause::Kill);
+        assert_eq!(Incident::of_death(&death(libc::SIGKILL), None, &[]).cause, Cause::PossibleOomKill);
+        assert_eq!(Incident::of_death(&death(libc::SIGKILL), Some(0), &[]).cause, Cause::Kill);
         // Nothing is claimed from a sample of long ago.
         let old = [sample(1_000_000, &[(7, 600)])];
-        let incident = Incident::of_death(&death(libc::SIGKILL, Some(1)), &old);
+        let incident = Incident::of_death(&death(libc::SIGKILL), Some(1), &old);
         assert!(incident.session.is_none() && incident.largest.is_none());
     }
 
@@ -201,14 +283,15 @@ mod tests {
     fn another_process_with_the_same_pid() {
         let mut earlier = sample(98_000_000, &[(7, 100)]);
         earlier.sessions[0].backend_start = 4;
-        let incident = Incident::of_death(&death(libc::SIGKILL, Some(1)), &[earlier, sample(99_000_000, &[(7, 600)])]);
+        let incident = Incident::of_death(&death(libc::SIGKILL), Some(1), &[earlier, sample(99_000_000, &[(7, 600)])]);
         assert_eq!(incident.growth_per_second, None);
     }
 
     proptest::proptest! {
         #[test]
         fn any_bytes_do_no_harm(bytes: Vec<u8>) {
-            let _ = Incident::decode(&bytes);
+            let _ = (Incident::decode(&bytes), Death::decode_all(&bytes));
+            let _ = Death::parse(0, &bytes, Some(&bytes));
         }
     }
 }

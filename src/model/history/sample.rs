@@ -25,6 +25,8 @@ pub struct Sample {
     pub psi_some: Option<u64>,
     /// For how long all tasks have waited for memory, in microseconds.
     pub psi_full: Option<u64>,
+    /// It is the last one before a shutdown.
+    pub is_last: bool,
     /// The processes that hold or grow most, those that hold most first.
     pub sessions: Vec<Session>,
 }
@@ -76,11 +78,6 @@ impl Sample {
     /// The process with this pid.
     pub fn session(&self, pid: i32) -> Option<&Session> {
         self.sessions.iter().find(|session| session.pid == pid)
-    }
-
-    /// Keeps only the first sessions.
-    pub fn truncate(&mut self, sessions: usize) {
-        self.sessions.truncate(sessions);
     }
 }
 
