@@ -132,7 +132,167 @@ Only for superusers, unless granted.';
 
 REVOKE ALL ON FUNCTION pg_meminfo_statements_reset(oid, oid, bigint) FROM PUBLIC;
 
--- The comments of the new view and its columns, as those of the other views: from the comments of the functions below
+-- pg_meminfo_history(): what the cluster held in the past
+CREATE FUNCTION pg_meminfo_history(
+    IN starting timestamptz DEFAULT '-infinity',
+    IN ending timestamptz DEFAULT 'infinity',
+    OUT at timestamptz,
+    OUT server_start timestamptz,
+    OUT processes int,
+    OUT private bigint,
+    OUT headroom bigint,
+    OUT memory_limit bigint,
+    OUT limited_by text,
+    OUT oom_kills bigint,
+    OUT psi_some_usec bigint,
+    OUT psi_full_usec bigint
+) RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'pg_meminfo_history'
+LANGUAGE C VOLATILE STRICT PARALLEL SAFE COST 10000 ROWS 10000;
+COMMENT ON FUNCTION pg_meminfo_history(timestamptz, timestamptz) IS
+'Samples of the cluster''s memory in a range of time, also from before a crash, the oldest first. Needs the library in
+shared_preload_libraries; otherwise, an ERROR says so. Needs a superuser or a member of pg_read_all_stats.
+There is one sample per pg_meminfo.sample_interval, and more while memory is short. As long ago as there are none left
+of these, there is one a minute: that in which the cluster held most. Only the range is read from the files.
+
+at (time): when the sample was taken
+server_start (time): when the postmaster was started
+processes (number): processes of the cluster, without the logger and those that are just starting
+private (bytes): private memory of these processes together (resident minus shared pages of statm)
+headroom (bytes): what could still be allocated without swapping, within all limits; NULL if unknown
+memory_limit (bytes): the limit that the headroom is below: that of a cgroup, or the size of RAM
+limited_by (text): path of the cgroup with that limit; NULL if it is the machine
+oom_kills (number): processes that the OOM killer has killed: counter of the cgroup, or of the machine since it was
+  booted; NULL if the kernel does not say
+psi_some_usec (microseconds): time in which some task of the cgroup waited for memory; NULL in version 1
+psi_full_usec (microseconds): time in which all tasks of the cgroup waited for memory; NULL in version 1';
+
+CREATE VIEW pg_meminfo_history AS
+    SELECT h.at, h.server_start, h.processes, h.private, h.headroom, h.memory_limit, h.limited_by, h.oom_kills,
+           h.psi_some_usec, h.psi_full_usec
+    FROM pg_meminfo_history() h;
+
+GRANT SELECT ON pg_meminfo_history TO PUBLIC;
+
+-- pg_meminfo_session_history(): what its largest sessions held in the past
+CREATE FUNCTION pg_meminfo_session_history(
+    IN starting timestamptz DEFAULT '-infinity',
+    IN ending timestamptz DEFAULT 'infinity',
+    OUT at timestamptz,
+    OUT pid int,
+    OUT leader_pid int,
+    OUT backend_start timestamptz,
+    OUT backend_type text,
+    OUT datname text,
+    OUT usename text,
+    OUT application_name text,
+    OUT state text,
+    OUT query_start timestamptz,
+    OUT query_id bigint,
+    OUT query text,
+    OUT private bigint,
+    OUT peak_private bigint,
+    OUT growth bigint
+) RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'pg_meminfo_session_history'
+LANGUAGE C VOLATILE STRICT PARALLEL SAFE COST 10000 ROWS 100000;
+COMMENT ON FUNCTION pg_meminfo_session_history(timestamptz, timestamptz) IS
+'The processes of each sample of pg_meminfo_history: the 12 that held most, and of the others the 4 that grew most; of
+the samples that are kept for each minute, 4. Needs what pg_meminfo_history() needs.
+
+at (time): when the sample was taken
+pid (identifier): process
+leader_pid (identifier): leader of a parallel worker; NULL for other processes
+backend_start (time): when the process was started
+backend_type (text): as in pg_stat_activity; postmaster for the postmaster
+datname (text): database; NULL if there is none, or no longer
+usename (text): role; NULL if there is none, or no longer
+application_name (text): application; NULL if empty
+state (text): as in pg_stat_activity; NULL if it has none
+query_start (time): when the query was started; NULL if there is none
+query_id (identifier): as in pg_stat_activity; NULL if there is none
+query (text): beginning of the query, at most 256 bytes; NULL if there is none, or pg_meminfo.history_queries is off
+private (bytes): private memory (resident minus shared pages of statm)
+peak_private (bytes): largest private memory since the sample before; more than private only where the process has
+  noticed that itself, for pg_meminfo_statements
+growth (bytes): by how much private memory has grown since the sample before';
+
+CREATE VIEW pg_meminfo_session_history AS
+    SELECT s.at, s.pid, s.leader_pid, s.backend_start, s.backend_type, s.datname, s.usename, s.application_name,
+           s.state, s.query_start, s.query_id, s.query, s.private, s.peak_private, s.growth
+    FROM pg_meminfo_session_history() s;
+
+GRANT SELECT ON pg_meminfo_session_history TO PUBLIC;
+
+-- pg_meminfo_incidents(): what happened
+CREATE FUNCTION pg_meminfo_incidents(
+    OUT at timestamptz,
+    OUT cause text,
+    OUT pid int,
+    OUT signal int,
+    OUT backend_type text,
+    OUT datname text,
+    OUT usename text,
+    OUT application_name text,
+    OUT query_start timestamptz,
+    OUT query_id bigint,
+    OUT query text,
+    OUT private bigint,
+    OUT growth_per_second bigint,
+    OUT sampled_at timestamptz,
+    OUT largest_pid int,
+    OUT largest_application_name text,
+    OUT largest_private bigint,
+    OUT largest_query text,
+    OUT processes int,
+    OUT cluster_private bigint,
+    OUT headroom bigint,
+    OUT memory_limit bigint,
+    OUT oom_kills bigint
+) RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'pg_meminfo_incidents'
+LANGUAGE C VOLATILE STRICT PARALLEL SAFE COST 1000 ROWS 100;
+COMMENT ON FUNCTION pg_meminfo_incidents() IS
+'Processes of the cluster that were killed or have crashed, and thresholds that were crossed, the oldest first; kept
+longer than samples. The process and the signal are those of the postmaster''s message, the rest is from the last
+sample before. Needs what pg_meminfo_history() needs.
+
+at (time): when it happened
+cause (text): oom kill; possible oom kill if it was SIGKILL and the kernel does not count kills; kill if it was SIGKILL
+  and not the OOM killer; crash for another signal; server end if all ended without a shutdown; session memory and min
+  headroom for the settings pg_meminfo.log_session_memory and pg_meminfo.log_min_headroom
+pid (identifier): process that was killed or crossed the threshold; NULL if it is about all of them
+signal (number): signal that ended it; NULL if none did
+backend_type (text): as in pg_stat_activity; this and what follows is NULL if the process was not in the last sample
+datname (text): database
+usename (text): role
+application_name (text): application
+query_start (time): when its query was started
+query_id (identifier): query id
+query (text): its query, as the postmaster or the last sample has it
+private (bytes): private memory that it held in the last sample
+growth_per_second (bytes): how fast it had grown within the last 5 seconds before that sample
+sampled_at (time): when the last sample was taken; NULL if there was none within a minute
+largest_pid (identifier): process that held most in that sample, which need not be the one that was killed
+largest_application_name (text): its application
+largest_private (bytes): private memory that it held
+largest_query (text): its query
+processes (number): processes of the cluster in that sample
+cluster_private (bytes): private memory of all of them
+headroom (bytes): what could still be allocated then
+memory_limit (bytes): the limit that the headroom is below
+oom_kills (number): processes that the OOM killer has killed from that sample until the recorder went on';
+
+CREATE VIEW pg_meminfo_incidents AS
+    SELECT i.at, i.cause, i.pid, i.signal, i.backend_type, i.datname, i.usename, i.application_name, i.query_start,
+           i.query_id, i.query, i.private, i.growth_per_second, i.sampled_at, i.largest_pid,
+           i.largest_application_name, i.largest_private, i.largest_query, i.processes, i.cluster_private, i.headroom,
+           i.memory_limit, i.oom_kills
+    FROM pg_meminfo_incidents() i;
+
+GRANT SELECT ON pg_meminfo_incidents TO PUBLIC;
+
+-- The comments of the new views and their columns, as those of the other views: from the comments of the functions below
 DO $$
 DECLARE
     -- ALTER EXTENSION puts the extension's schema first in the search path
@@ -145,7 +305,10 @@ BEGIN
     FOR pair IN
         SELECT format('%I.%I', extension_schema, view)::regclass AS view,
                obj_description(format('%I.%s', extension_schema, function)::regprocedure, 'pg_proc') AS text
-        FROM (VALUES ('pg_meminfo_statements', 'pg_meminfo_statements()')) AS pairs (view, function)
+        FROM (VALUES ('pg_meminfo_statements', 'pg_meminfo_statements()'),
+                     ('pg_meminfo_history', 'pg_meminfo_history(timestamptz, timestamptz)'),
+                     ('pg_meminfo_session_history', 'pg_meminfo_session_history(timestamptz, timestamptz)'),
+                     ('pg_meminfo_incidents', 'pg_meminfo_incidents()')) AS pairs (view, function)
     LOOP
         EXECUTE format('COMMENT ON VIEW %s IS %L', pair.view, split_part(pair.text, E'\n\n', 1));
         FOR line IN

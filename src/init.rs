@@ -4,7 +4,7 @@ use pgrx_pg_sys as pg_sys;
 
 use crate::pg::settings;
 use crate::proc::ptrace_access;
-use crate::statements;
+use crate::{recorder, statements};
 
 /// Called once in each process that loads the library.
 // SAFETY: the name is the one that the server looks up, and no other object in this library has it.
@@ -19,5 +19,7 @@ extern "C-unwind" fn _PG_init() {
         }
         // SAFETY: as above.
         unsafe { pg_sys::panic::pgrx_extern_c_guard(statements::install) };
+        // SAFETY: as above.
+        unsafe { pg_sys::panic::pgrx_extern_c_guard(recorder::install) };
     }
 }

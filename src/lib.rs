@@ -2,13 +2,15 @@
 //!
 //! The modules, from bottom to top:
 //!
-//! - [`model`] is pure logic without system calls: the walk of a tree of memory contexts, the peaks of statements.
+//! - [`model`] is pure logic without system calls: the walk of a tree of memory contexts, the peaks of statements,
+//!   the history of a cluster.
 //! - [`proc`] reads what the kernel prints under `/proc`. It does not link Postgres, and is built and tested without
 //!   it.
 //! - `pg` is the interface to Postgres's C ABI: entry points, rows, privileges, backends, errors. It does not know
 //!   `/proc`.
 //! - `cluster` combines the two: the processes of this cluster and their memory. It returns results and errors.
 //! - `statements` measures the memory of statements, by hooks, and keeps the result in shared memory.
+//! - `recorder` keeps a history of that, by a background worker, and incidents that survive a crash.
 //! - `sql` turns them into rows, WARNINGs and ERRORs: one file for each group of SQL functions.
 //! - `init` runs when a server loads the library.
 //!
@@ -30,6 +32,8 @@ mod cluster;
 mod init;
 #[cfg(feature = "postgres")]
 mod pg;
+#[cfg(feature = "postgres")]
+mod recorder;
 #[cfg(feature = "postgres")]
 mod sql;
 #[cfg(feature = "postgres")]

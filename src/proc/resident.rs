@@ -74,6 +74,17 @@ impl Resident {
     }
 }
 
+/// Lets this process open as many files as the administrator permits.
+pub fn raise_descriptor_limit() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the kernel fills the structure.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } == 0 {
+        limit.rlim_cur = limit.rlim_max;
+        // SAFETY: it only reads the structure. If it fails, fewer files can be opened.
+        unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::process::{Command, Stdio};

@@ -11,6 +11,7 @@
 
 mod cluster;
 mod contexts;
+mod history;
 mod host;
 mod private;
 mod processes;
@@ -18,3 +19,20 @@ mod report;
 mod segments;
 mod smaps;
 mod statements;
+
+use pg_sys::errcodes::PgSqlErrorCode;
+use pgrx_pg_sys as pg_sys;
+
+use crate::pg::error;
+use crate::statements::shared;
+
+/// Raises an ERROR unless the library is in shared_preload_libraries.
+fn require_preloaded() {
+    if !shared::is_there() {
+        error::raise(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            "pg_meminfo must be loaded via \"shared_preload_libraries\"",
+            None,
+        );
+    }
+}

@@ -1,13 +1,12 @@
 //! `pg_meminfo_statements()` and its companions: what statements have needed at their peaks.
 
-use pg_sys::errcodes::PgSqlErrorCode;
-use pgrx_pg_sys as pg_sys;
-
 use crate::model::statements::table::Entry;
 use crate::pg::fmgr::{Call, sql_function};
 use crate::pg::rows::rows;
 use crate::pg::{access, encoding, error, interrupts, this_process};
 use crate::statements::shared::{self, Method};
+
+use super::require_preloaded;
 
 sql_function!("pg_meminfo_statements" => statements);
 sql_function!("pg_meminfo_statements_info" => info);
@@ -97,14 +96,4 @@ fn reset(call: &Call) {
             *reset_at = this_process::now();
         }
     });
-}
-
-fn require_preloaded() {
-    if !shared::is_there() {
-        error::raise(
-            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-            "pg_meminfo must be loaded via \"shared_preload_libraries\"",
-            None,
-        );
-    }
 }

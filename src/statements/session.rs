@@ -64,7 +64,11 @@ impl Probe for Memory {
                 fd::keep(2);
             }
         }
-        self.own.sample()
+        let sample = self.own.sample();
+        if let Some((slot, sample)) = self.slot.zip(sample) {
+            slot.keep_peak_private(sample.private);
+        }
+        sample
     }
 
     fn lower_mark(&mut self) -> bool {
@@ -410,6 +414,9 @@ impl Session {
             return;
         }
         let (statement, needs) = (&execution.statement, &execution.needs);
+        if let Some(slot) = self.follower.probe.slot {
+            slot.keep_peak_private(needs.peak.at_least);
+        }
         let is_counted_elsewhere = statement.is_part && !self.follower.executions().is_idle();
         if is_counted_elsewhere {
             return;

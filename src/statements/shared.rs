@@ -46,6 +46,8 @@ pub struct Slot {
     pid: AtomicU32,
     /// The largest resident set before the mark was lowered, in bytes.
     peak_rss: AtomicU64,
+    /// The largest private memory that it has noticed since the recorder last asked, in bytes.
+    peak_private: AtomicU64,
     /// By how much the parallel workers of its statement have grown, in bytes: all together, and one of them at most.
     workers_peak: AtomicU64,
     worker_peak_max: AtomicU64,
@@ -214,7 +216,7 @@ impl Slot {
     pub fn take() -> Option<&'static Slot> {
         let slot = slots().get(this_process::number()?)?;
         slot.pid.store(0, Ordering::Relaxed);
-        for value in [&slot.peak_rss, &slot.workers_peak, &slot.worker_peak_max] {
+        for value in [&slot.peak_rss, &slot.peak_private, &slot.workers_peak, &slot.worker_peak_max] {
             value.store(0, Ordering::Relaxed);
         }
         slot.pid.store(this_process::pid() as u32, Ordering::Release);
@@ -232,6 +234,17 @@ impl Slot {
         if resident > self.peak_rss.load(Ordering::Relaxed) {
             self.peak_rss.store(resident, Ordering::Relaxed);
         }
+    }
+
+    /// Takes note of private memory.
+    pub fn keep_peak_private(&self, private: u64) {
+        self.peak_private.fetch_max(private, Ordering::Relaxed);
+    }
+
+    /// The largest private memory that a process has noticed since the last call.
+    pub fn take_peak(pid: i32) -> Option<u64> {
+        let slot = slots().iter().find(|slot| slot.pid.load(Ordering::Acquire) == pid as u32)?;
+        Some(slot.peak_private.swap(0, Ordering::Relaxed))
     }
 
     /// A parallel worker has grown by this.

@@ -192,6 +192,51 @@ impl Incident {
         self
     }
 
+    /// What the log says.
+    pub fn message(&self) -> String {
+        let pid = self.pid;
+        let held = self.session.as_ref().map_or(0, |session| session.private);
+        let sample = self.sample.as_ref();
+        match self.cause {
+            Cause::OomKill => format!("process {pid} was killed by the OOM killer"),
+            Cause::PossibleOomKill => format!("process {pid} was killed, perhaps by the OOM killer"),
+            Cause::Kill => format!("process {pid} was killed by SIGKILL, but not by the OOM killer"),
+            Cause::Crash => format!("process {pid} was terminated by signal {}", self.signal),
+            Cause::ServerEnd => "the server had ended without a shutdown".to_string(),
+            Cause::SessionMemory => {
+                format!("process {pid} holds {} of private memory, more than log_session_memory", size(held))
+            }
+            Cause::MinHeadroom => {
+                let left = sample.and_then(|sample| sample.headroom).unwrap_or(0);
+                let limit = sample.and_then(|sample| sample.limit).unwrap_or(0);
+                format!("memory is running out: {} of {} left", size(left), size(limit))
+            }
+        }
+    }
+
+    /// The detail of what the log says: what is known from the last sample.
+    pub fn detail(&self) -> Option<String> {
+        let sample = self.sample.as_ref()?;
+        let mut detail = String::new();
+        if let Some(session) = &self.session {
+            let application = printable(&session.application);
+            detail +=
+                &format!("It held {} of private memory; its application is \"{application}\". ", size(session.private));
+        }
+        detail += &format!("{} processes held {} of private memory", sample.processes, size(sample.private));
+        if let Some(largest) = self.largest.as_ref().filter(|largest| largest.pid != self.pid) {
+            detail += &format!("; process {} held the most, {}", largest.pid, size(largest.private));
+        }
+        detail += ".";
+        if let Some(headroom) = sample.headroom {
+            detail += &format!(" {} were left.", size(headroom));
+        }
+        if !self.query.is_empty() {
+            detail += &format!(" Query: {}", printable(&self.query));
+        }
+        Some(detail)
+    }
+
     /// The bytes of a record. `None` if it is too long.
     pub fn encode(&self) -> Option<Vec<u8>> {
         encode(self)
@@ -201,6 +246,16 @@ impl Incident {
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         postcard::from_bytes(bytes).ok()
     }
+}
+
+/// An amount of memory for people.
+fn size(bytes: u64) -> String {
+    if bytes < 10 << 20 { format!("{} kB", bytes >> 10) } else { format!("{} MB", bytes >> 20) }
+}
+
+/// A text in an unknown encoding. The log may be in another one.
+fn printable(text: &[u8]) -> String {
+    String::from_utf8_lossy(text).into_owned()
 }
 
 #[cfg(test)]

@@ -251,15 +251,14 @@ fn blocks(storage: &impl Storage, header: Header) -> Vec<Block> {
     blocks
 }
 
-/// Passes the records of the blocks that can have some from the time `from` until `until` to `visit`, the oldest first. The first
-/// and the last of them may lie outside. Returns the time of the first record of the whole ring.
-pub fn read(
-    storage: &impl Storage,
-    header: Header,
-    from: i64,
-    until: i64,
-    mut visit: impl FnMut(&[u8]),
-) -> Option<i64> {
+/// The time of the oldest record.
+pub fn first_time(storage: &impl Storage, header: Header) -> Option<i64> {
+    blocks(storage, header).first().map(|block| block.first_at)
+}
+
+/// Passes the records of the blocks that can have some from the time `from` until `until` to `visit`, the oldest first, each with
+/// the time at which its block begins. The first and the last of them may lie outside.
+pub fn read(storage: &impl Storage, header: Header, from: i64, until: i64, mut visit: impl FnMut(i64, &[u8])) {
     let blocks = blocks(storage, header);
     for (nth, block) in blocks.iter().enumerate() {
         // If the clock has been set back after it, nothing is known about its end.
@@ -270,10 +269,9 @@ pub fn read(
             read_block(storage, *block, header, &mut visit);
         }
     }
-    blocks.first().map(|block| block.first_at)
 }
 
-fn read_block(storage: &impl Storage, block: Block, header: Header, visit: &mut impl FnMut(&[u8])) {
+fn read_block(storage: &impl Storage, block: Block, header: Header, visit: &mut impl FnMut(i64, &[u8])) {
     let mut bytes = [0; BLOCK];
     let mut start = BLOCK_HEADER;
     // The second time from where the first has found something incomplete: perhaps it was being written.
@@ -282,7 +280,7 @@ fn read_block(storage: &impl Storage, block: Block, header: Header, visit: &mut 
             return;
         }
         while let Some(record) = record_at(&bytes, start, block.sequence) {
-            visit(record);
+            visit(block.first_at, record);
             start += RECORD_HEADER + record.len();
         }
     }

@@ -44,7 +44,7 @@ fn record(number: i64, length: usize) -> Vec<u8> {
 
 fn numbers(storage: &Memory, header: Header, from: i64, until: i64) -> Vec<i64> {
     let mut found = Vec::new();
-    read(storage, header, from, until, |bytes| {
+    read(storage, header, from, until, |_, bytes| {
         let number = i64::from_le_bytes(*bytes.first_chunk().unwrap());
         assert_eq!(bytes, record(number, bytes.len()));
         found.push(number);

@@ -1,0 +1,112 @@
+//! The files of the history: opened, made, or set aside.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use crate::model::history::ring::{self, Header, Ring, Unusable};
+use crate::pg::{error, settings, this_process};
+
+/// A file of the history. The names are relative to the data directory, where all server processes run.
+#[derive(Clone, Copy, Debug)]
+pub struct Kind {
+    name: &'static str,
+    size: fn() -> u64,
+}
+
+/// All samples.
+pub const SAMPLES: Kind = Kind { name: "pg_stat_tmp/pg_meminfo.history", size: || settings::history_size() / 4 * 3 };
+
+/// A sample of each minute: the one in which the cluster held most.
+pub const MINUTES: Kind = Kind { name: "pg_stat_tmp/pg_meminfo.minutes", size: || settings::history_size() / 4 };
+
+/// Incidents.
+pub const INCIDENTS: Kind = Kind { name: "pg_stat_tmp/pg_meminfo.incidents", size: || 1 << 20 };
+
+impl Kind {
+    fn wanted(self) -> Header {
+        Header::for_size((self.size)(), this_process::system_identifier())
+    }
+
+    /// Opens the file for the recorder, which goes on with it. Makes it if there is none. One that cannot be used is set aside;
+    /// one of another size is copied. `None` if there cannot be a file, which has been logged.
+    pub fn open(self) -> Option<Ring<File>> {
+        let opened = OpenOptions::new().read(true).write(true).open(self.name);
+        let reason = match opened {
+            Ok(file) => match Ring::open(file) {
+                Ok(ring) if ring.header() == self.wanted() => return Some(ring),
+                Ok(ring) if ring.header().cluster == self.wanted().cluster => return self.resize(&ring),
+                Ok(_) | Err(Unusable::OtherCluster) => "it belongs to another cluster".to_string(),
+                Err(Unusable::Foreign) => "it is of another version of pg_meminfo".to_string(),
+                Err(Unusable::Damaged) => "it is damaged".to_string(),
+                Err(Unusable::Io(error)) => error.to_string(),
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return self.make(),
+            Err(error) => error.to_string(),
+        };
+        let aside = format!("{}.old", self.name);
+        error::log(
+            format!("could not use file \"{}\": {reason}", self.name),
+            Some(format!("It is kept as \"{aside}\". The history begins anew.")),
+        );
+        if let Err(error) = fs::rename(self.name, &aside) {
+            error::log_file(Path::new(self.name), "could not rename file", &error);
+            return None;
+        }
+        self.make()
+    }
+
+    /// A file for readers. `None` if there is none that can be read.
+    pub fn read(self) -> Option<(File, Header)> {
+        let file = File::open(self.name).ok()?;
+        let header = Header::read(&file).ok()?;
+        Some((file, header))
+    }
+
+    fn make(self) -> Option<Ring<File>> {
+        self.replace(|_| Ok(()))
+    }
+
+    /// Copies what has room.
+    fn resize(self, old: &Ring<File>) -> Option<Ring<File>> {
+        self.replace(|new| {
+            let mut result = Ok(());
+            ring::read(old.storage(), old.header(), i64::MIN, i64::MAX, |at, record| {
+                if result.is_ok() {
+                    result = new.append(at, record);
+                }
+            });
+            result
+        })
+    }
+
+    /// Makes a new file, fills it, and only then gives it its name.
+    fn replace(self, fill: impl FnOnce(&mut Ring<File>) -> io::Result<()>) -> Option<Ring<File>> {
+        let new = format!("{}.tmp", self.name);
+        let made = self.allocate(&new).and_then(|file| {
+            let mut ring = Ring::create(file, self.wanted())?;
+            fill(&mut ring)?;
+            fs::rename(&new, self.name)?;
+            Ok(ring)
+        });
+        made.map_err(|error| {
+            // A failed allocation has used up what was left.
+            let _ = fs::remove_file(&new);
+            error::log_file(Path::new(self.name), "could not write file", &error);
+        })
+        .ok()
+    }
+
+    /// A new file with all of its blocks, so that a full disk is found now and not later.
+    fn allocate(self, path: &str) -> io::Result<File> {
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).create(true).truncate(true).mode(settings::file_mode()).open(path)?;
+        // SAFETY: the descriptor is open.
+        match unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, self.wanted().size() as libc::off_t) } {
+            0 => Ok(file),
+            errno => Err(io::Error::from_raw_os_error(errno)),
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Takes samples.
+
+use std::collections::HashMap;
+
+use crate::model::history::sample::{Reading, Sample, Session, choose};
+use crate::pg::backend_status::{BackendStatuses, Listed};
+use crate::pg::{backends, settings, this_process};
+use crate::proc::cgroup::{Cgroup, own_cgroups};
+use crate::proc::host::Host;
+use crate::proc::resident::Resident;
+use crate::proc::root::Root;
+use crate::statements::shared::Slot;
+
+/// How many of the processes that hold most, and of the others that grow most, a sample has.
+const LARGEST: usize = 12;
+const GROWING: usize = 4;
+
+/// At most so many bytes of a query are kept, so that a sample has room in a block.
+const QUERY_SIZE: usize = 256;
+
+/// Takes samples of this server.
+pub struct Sampler {
+    root: Root,
+    statuses: Option<BackendStatuses>,
+    resident: Resident,
+    /// The processes of the last sample, by pid. Those without an entry in shared memory are not among them.
+    listed: HashMap<i32, Listed>,
+    readings: Vec<Reading>,
+}
+
+impl Sampler {
+    pub fn new(root: Root) -> Self {
+        Sampler {
+            statuses: BackendStatuses::find(),
+            resident: Resident::new(root.clone()),
+            listed: HashMap::new(),
+            readings: Vec::new(),
+            root,
+        }
+    }
+
+    /// Takes a sample now.
+    pub fn sample(&mut self) -> Sample {
+        let at = this_process::now();
+        let server_start = this_process::server_start();
+        self.listed.clear();
+        self.readings.clear();
+        self.listed.extend(self.statuses.iter().flat_map(BackendStatuses::iter).map(|listed| (listed.pid, listed)));
+        let postmaster = (backends::postmaster_pid(), server_start);
+        for (pid, start) in self.listed.values().map(|listed| (listed.pid, listed.start)).chain([postmaster]) {
+            if let Some(held) = self.resident.read(pid, start) {
+                self.readings.push(Reading { pid, private: held.private, growth: held.growth });
+            }
+        }
+        self.resident.close_others();
+        let mut sample = Sample {
+            at,
+            server_start,
+            processes: self.readings.len() as u32,
+            private: self.readings.iter().map(|reading| reading.private).sum(),
+            ..Sample::default()
+        };
+        self.add_limits(&mut sample);
+        let count = choose(&mut self.readings, LARGEST, GROWING);
+        sample.sessions.extend(self.readings[..count].iter().map(|reading| self.session(*reading)));
+        sample
+    }
+
+    /// What each session holds together with its parallel workers, by the pid of the leader, in the last sample.
+    pub fn groups(&self) -> Vec<(i32, u64)> {
+        let mut groups = HashMap::new();
+        for reading in &self.readings {
+            let leader = self.listed.get(&reading.pid).and_then(Listed::leader).unwrap_or(reading.pid);
+            *groups.entry(leader).or_insert(0) += reading.private;
+        }
+        groups.into_iter().collect()
+    }
+
+    fn add_limits(&self, sample: &mut Sample) {
+        let cgroups = own_cgroups(&self.root).ok().flatten();
+        let own = cgroups.as_deref().unwrap_or_default();
+        let first = |value: fn(&Cgroup) -> Option<u64>| own.iter().find_map(value);
+        let Ok(host) = Host::read(&self.root) else { return };
+        if let Some((headroom, cgroup)) = host.headroom(cgroups.as_deref()) {
+            sample.headroom = Some(headroom);
+            sample.limit = match cgroup {
+                Some(cgroup) => cgroup.limit.and_then(|limit| limit.bytes()),
+                None => host.memory_total,
+            };
+            sample.limited_by = cgroup.map(|cgroup| cgroup.path.clone());
+        }
+        // The counter of our own cgroup counts our processes. That of the machine counts all, also those of other containers.
+        sample.oom_kills = first(|cgroup| cgroup.oom_kills).or(host.oom_kills);
+        sample.psi_some = first(|cgroup| cgroup.psi_some);
+        sample.psi_full = first(|cgroup| cgroup.psi_full);
+    }
+
+    fn session(&self, reading: Reading) -> Session {
+        let Reading { pid, private, growth } = reading;
+        let peak = Slot::take_peak(pid).unwrap_or(0);
+        let Some(listed) = self.listed.get(&pid) else {
+            let backend_start = this_process::server_start();
+            return Session {
+                pid,
+                backend_start,
+                backend_type: b"postmaster".to_vec(),
+                private,
+                growth,
+                ..Session::default()
+            };
+        };
+        let query_size = if settings::history_queries() { QUERY_SIZE } else { 0 };
+        let activity = self.statuses.and_then(|statuses| statuses.activity(*listed, query_size)).unwrap_or_default();
+        Session {
+            pid,
+            leader: listed.leader(),
+            backend_start: listed.start,
+            backend_type: listed.type_name(),
+            user: activity.user,
+            database: activity.database,
+            application: activity.application,
+            state: activity.state.into(),
+            query_id: activity.query_id,
+            query_start: activity.query_start,
+            query: activity.query,
+            private,
+            peak,
+            growth,
+        }
+    }
+}
