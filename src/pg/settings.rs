@@ -205,7 +205,7 @@ fn define_recorder() {
         c"pg_meminfo.sample_interval",
         [c"Sets the time between two samples of the history.", c"While memory is short, there are more."],
         &SAMPLE_INTERVAL,
-        100..=60_000,
+        10..=60_000,
         PGC_SIGHUP,
         MILLISECONDS,
     );

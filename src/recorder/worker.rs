@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::fs::File;
 
-use crate::model::history::incident::{Cause, Death, Incident};
+use crate::model::history::incident::{Cause, Death, Incident, oom_kills};
 use crate::model::history::pace;
 use crate::model::history::ring::Ring;
 use crate::model::history::sample::Sample;
@@ -121,8 +121,8 @@ impl Recorder {
         let before = samples_before(now.at);
         let is_new_server = |last: &&Sample| last.server_start != now.server_start && !last.is_last;
         if let Some(last) = before.last().filter(is_new_server) {
-            let oom_kills = kills_since(last, &now);
-            self.report(&Incident::of_server_end(oom_kills, &before));
+            let kills = oom_kills(last.at, i64::MIN, &before, &now);
+            self.report(&Incident::of_server_end(kills, &before));
         }
         self.take_deaths();
     }
@@ -134,10 +134,13 @@ impl Recorder {
             return;
         }
         let now = self.sampler.sample();
+        // The postmaster notes only the first of those that end in a crash restart.
+        let mut known = i64::MIN;
+        history::each_incident(|incident| known = known.max(incident.at));
         for death in Death::decode_all(&bytes) {
             let before = samples_before(death.at);
-            let oom_kills = before.last().and_then(|last| kills_since(last, &now));
-            self.report(&Incident::of_death(&death, oom_kills, &before));
+            let kills = oom_kills(death.at, known, &before, &now);
+            self.report(&Incident::of_death(&death, kills, &before));
         }
         deaths::finish();
     }
@@ -185,9 +188,4 @@ fn samples_before(at: i64) -> Vec<Sample> {
         samples.push_back(sample);
     });
     samples.into()
-}
-
-/// How many processes the OOM killer has killed between two samples. `None` if that is unknown.
-fn kills_since(before: &Sample, now: &Sample) -> Option<u64> {
-    now.oom_kills?.checked_sub(before.oom_kills?)
 }

@@ -132,6 +132,18 @@ const GROWTH_OVER: i64 = 5_000_000;
 /// An older sample says nothing about a process that has ended, because its pid may have been used before.
 const MAX_AGE: i64 = 60_000_000;
 
+/// For so many microseconds a process can be on its way out.
+const MAX_EXIT: i64 = 10_000_000;
+
+/// How many processes the OOM killer has killed from the samples before a death until now. `known` is when the last death was
+/// explained: kills before it are not those of this one. `None` if that is unknown.
+pub fn oom_kills(death: i64, known: i64, samples: &[Sample], now: &Sample) -> Option<u64> {
+    // The kernel counts when it kills, so the last sample may be from after that.
+    let is_before = |sample: &&Sample| sample.at > known.max(death.saturating_sub(GROWTH_OVER)) && sample.at <= death;
+    let before = samples.iter().find(is_before).or(samples.last())?;
+    now.oom_kills?.checked_sub(before.oom_kills?)
+}
+
 impl Incident {
     /// The incident of a death. `oom_kills` is how many processes the OOM killer has killed since the last sample, `None` if that
     /// is unknown; `samples` are those before the death, the oldest first.
@@ -168,7 +180,10 @@ impl Incident {
 
     fn with_samples(mut self, samples: &[Sample]) -> Self {
         let is_recent = |sample: &&Sample| (self.at - MAX_AGE..=self.at).contains(&sample.at);
-        let Some(last) = samples.iter().rev().find(is_recent) else { return self };
+        // A process that has been killed gives up its memory before the postmaster notices. Samples of that time say nothing.
+        let has_it = |sample: &&Sample| sample.session(self.pid).is_some() && self.at - sample.at <= MAX_EXIT;
+        let recent = || samples.iter().rev().filter(is_recent);
+        let Some(last) = recent().find(has_it).or_else(|| recent().next()) else { return self };
         self.largest = last.sessions.first().cloned();
         self.session = last.session(self.pid).cloned();
         if let Some(session) = &self.session {
@@ -290,7 +305,7 @@ mod tests {
         }
         assert_eq!(Death::decode_all(&file), [long.clone(), without]);
         for cut in 1..file.len() {
-            assert!(Death::decode_all(&file[..cut]).len() < 2);
+            assert!(Death::decode_all(&file[..cut]).len() < 2, "{cut}");
         }
         file[20] ^= 1;
         assert_eq!(Death::decode_all(&file), []);
@@ -322,6 +337,28 @@ mod tests {
         );
         assert_eq!((incident.cause, &incident.query[..]), (Cause::Crash, &b"its own"[..]));
         assert_eq!(incident.growth_per_second, None);
+    }
+
+    #[test]
+    fn the_victim_is_gone_from_the_last_sample() {
+        let samples = [sample(98_000_000, &[(7, 600), (9, 500)]), sample(99_000_000, &[(9, 500)])];
+        let incident = Incident::of_death(&death(libc::SIGKILL), Some(1), &samples);
+        assert_eq!((incident.session.unwrap().private, incident.largest.unwrap().pid), (600, 7));
+        assert_eq!(incident.sample.unwrap().at, 98_000_000);
+    }
+
+    #[test]
+    fn kills_are_counted_from_before_the_death() {
+        let counted = |at, kills| Sample { oom_kills: Some(kills), ..sample(at, &[]) };
+        let samples = [counted(90_000_000, 1), counted(96_000_000, 2), counted(99_990_000, 3)];
+        let now = counted(101_000_000, 3);
+        // The last sample is from after the kill; that of 10 seconds ago from before another one.
+        assert_eq!(oom_kills(100_000_000, 0, &samples, &now), Some(1));
+        // Everything before 97 has been explained.
+        assert_eq!(oom_kills(100_000_000, 97_000_000, &samples, &now), Some(0));
+        assert_eq!(oom_kills(200_000_000, 0, &samples, &now), Some(0));
+        assert_eq!(oom_kills(100_000_000, 0, &[], &now), None);
+        assert_eq!(oom_kills(100_000_000, 0, &samples, &sample(101_000_000, &[])), None);
     }
 
     #[test]

@@ -1,0 +1,535 @@
+"""The recorder: samples, incidents after a crash restart, its files, and what it costs nobody."""
+
+import contextlib
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import time
+
+import psycopg
+import pytest
+from conftest import PAGE, in_mounts, limited, rows, start_cluster, wait_until
+
+MB = 2**20
+
+PRELOADED = "shared_preload_libraries = 'pg_meminfo'"
+# Small files, so that they are soon full.
+SMALL = "pg_meminfo.history_size = 1MB"
+# A second is long for a test.
+FAST = "pg_meminfo.sample_interval = 100"
+
+DIRECTORY = "pg_stat_tmp"
+HISTORY = f"{DIRECTORY}/pg_meminfo.history"
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    """A cluster whose recorder runs."""
+    with start_cluster(PRELOADED, FAST) as cluster:
+        yield cluster
+
+
+def recorder(connection):
+    """The pid of the recorder. None if there is none."""
+    row = connection.execute("SELECT pid FROM pg_stat_activity WHERE backend_type = 'pg_meminfo recorder'").fetchone()
+    return row and row[0]
+
+
+def count(connection, since="-infinity"):
+    return connection.execute("SELECT count(*) FROM pg_meminfo_history(%s)", [since]).fetchone()[0]
+
+
+def now(connection):
+    return connection.execute("SELECT clock_timestamp()").fetchone()[0]
+
+
+def private(pid):
+    """Resident private memory of a process, in bytes."""
+    _, resident, shared, *_ = pathlib.Path(f"/proc/{pid}/statm").read_text().split()
+    return (int(resident) - int(shared)) * PAGE
+
+
+def incidents(connection, cause=None):
+    return rows(connection.execute("SELECT * FROM pg_meminfo_incidents WHERE cause = %s OR %s::text IS NULL", [cause, cause]))
+
+
+def reconnect(cluster):
+    """A session in a cluster that is restarting."""
+    found = []
+
+    def is_up():
+        with contextlib.suppress(psycopg.OperationalError):
+            found.append(cluster.connect())
+        return found
+
+    wait_until(is_up)
+    return found[0]
+
+
+@pytest.mark.kernels
+def test_a_sample_has_what_the_kernel_says(recorded):
+    with recorded.connect(application_name="holder") as session, recorded.connect() as connection:
+        session.execute("CREATE TEMP TABLE held (x int)")
+        session.execute("SET pg_meminfo.readers = 1")
+        session.execute("DO $$ BEGIN PERFORM set_config('my.held', repeat('x', 50000000), false); END $$")
+        start = now(connection)
+        wait_until(lambda: count(connection, start) > 1)
+        query = "SELECT * FROM pg_meminfo_session_history(%s) WHERE pid = %s ORDER BY at DESC LIMIT 1"
+        pid = session.info.backend_pid
+        [row] = rows(connection.execute(query, [start, pid]))
+        assert row["private"] == private(pid) and row["private"] > 40 * MB
+        assert (row["application_name"], row["usename"], row["datname"]) == ("holder", "postgres", "postgres")
+        assert (row["state"], row["backend_type"]) == ("idle", "client backend")
+        assert row["query"].startswith("DO $$ BEGIN PERFORM") and row["peak_private"] >= row["private"]
+        activity = "SELECT backend_start, query_start, query_id FROM pg_stat_activity WHERE pid = %s"
+        expected = connection.execute(activity, [pid]).fetchone()
+        assert (row["backend_start"], row["query_start"], row["query_id"]) == expected
+
+
+def test_a_sample_is_about_all_processes(recorded):
+    with recorded.sessions(20), recorded.connect() as connection:
+        start = now(connection)
+        wait_until(lambda: count(connection, start) > 2)
+        last = rows(connection.execute("SELECT * FROM pg_meminfo_history(%s) ORDER BY at DESC LIMIT 1", [start]))[0]
+        activity = "SELECT count(*) FROM pg_stat_activity WHERE backend_type NOT LIKE '%%autovacuum worker'"
+        processes = connection.execute(activity).fetchone()[0] + 1
+        assert abs(last["processes"] - processes) <= 1
+        sessions = rows(connection.execute("SELECT * FROM pg_meminfo_session_history(%s) WHERE at = %s", [start, last["at"]]))
+        assert len(sessions) >= 12 and recorder(connection) in {row["pid"] for row in sessions}
+        assert sum(row["private"] for row in sessions) <= last["private"]
+        host = rows(connection.execute("SELECT * FROM pg_meminfo_host"))[0]
+        assert last["headroom"] <= last["memory_limit"] and abs(last["headroom"] - host["headroom"]) < 500 * MB
+        assert last["server_start"] == connection.execute("SELECT pg_postmaster_start_time()").fetchone()[0]
+
+
+def test_a_range_of_time(recorded):
+    with recorded.connect() as connection:
+        wait_until(lambda: count(connection) > 15)
+        times = [row[0] for row in connection.execute("SELECT at FROM pg_meminfo_history")]
+        assert times == sorted(times)
+        first, last = times[3], times[8]
+        between = [row[0] for row in connection.execute("SELECT at FROM pg_meminfo_history(%s, %s)", [first, last])]
+        assert between == times[3:9]
+        sessions = connection.execute("SELECT DISTINCT at FROM pg_meminfo_session_history(%s, %s) ORDER BY at", [first, last])
+        assert [row[0] for row in sessions] == between
+        assert count(connection, "infinity") == 0
+
+
+def test_a_parallel_worker_has_its_leader(recorded):
+    with recorded.connect() as connection, recorded.running_in_parallel(connection) as leader:
+        start = now(connection)
+        query = "SELECT count(DISTINCT pid) FROM pg_meminfo_session_history(%s) WHERE leader_pid = %s"
+        wait_until(lambda: connection.execute(query, [start, leader]).fetchone() == (2,))
+
+
+def test_who_may_read_it(recorded):
+    with recorded.connect() as connection:
+        connection.execute("CREATE ROLE nobody")
+        connection.execute("SET ROLE nobody")
+        for view in "history", "session_history", "incidents":
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute(f"SELECT * FROM pg_meminfo_{view}")
+        connection.execute("RESET ROLE")
+        connection.execute("DROP ROLE nobody")
+
+
+def test_it_needs_the_library_preloaded(connection):
+    for view in "history", "session_history", "incidents":
+        with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState):
+            connection.execute(f"SELECT * FROM pg_meminfo_{view}")
+
+
+def test_texts_can_be_left_out():
+    with start_cluster(PRELOADED, FAST, "pg_meminfo.history_queries = off") as cluster, cluster.connect() as connection:
+        start = now(connection)
+        wait_until(lambda: count(connection, start) > 1)
+        query = "SELECT count(*), count(query) FROM pg_meminfo_session_history WHERE backend_type = 'client backend'"
+        sessions, texts = connection.execute(query).fetchone()
+        assert sessions > 0 and texts == 0
+
+
+def test_it_can_be_off():
+    with start_cluster(PRELOADED, "pg_meminfo.recorder = off") as cluster, cluster.connect() as connection:
+        assert recorder(connection) is None and count(connection) == 0
+        assert not list((cluster.data / DIRECTORY).glob("pg_meminfo*"))
+
+
+def test_the_oldest_samples_go_and_the_files_keep_their_size():
+    fastest = "pg_meminfo.sample_interval = 20"
+    with start_cluster(PRELOADED, SMALL, fastest) as cluster, cluster.connect() as connection, cluster.sessions(15):
+        start = now(connection)
+        wait_until(lambda: count(connection, start) > 10)
+        end = now(connection)
+        early = "SELECT count(*) FROM pg_meminfo_history(%s, %s)"
+        assert connection.execute(early, [start, end]).fetchone()[0] > 10
+        # That of a minute at most is left.
+        wait_until(lambda: connection.execute(early, [start, end]).fetchone()[0] <= 1)
+        sizes = sum(path.stat().st_size for path in (cluster.data / DIRECTORY).glob("pg_meminfo.[hm]*"))
+        assert sizes <= MB
+        # 12 of 15 and some others, 20 and more samples.
+        assert count(connection) > 20
+
+
+# Ways of needing memory without end.
+EATERS = {
+    "array_agg": "SELECT array_agg(n) FROM generate_series(1, 300000000) AS n",
+    "sort": "SELECT count(*) FROM (SELECT n, repeat('x', 100) AS x FROM generate_series(1, 30000000) AS n ORDER BY x, n OFFSET 1) AS s",
+    "repeat": "SELECT length(string_agg(repeat('x', 100000), '')) FROM generate_series(1, 20000)",
+    "plpgsql": "DO $$ DECLARE held text[]; BEGIN FOR n IN 1..30000 LOOP held := held || repeat('x', 100000); END LOOP; END $$",
+}
+
+
+@pytest.fixture
+def in_small_cgroup():
+    """A cluster in a cgroup with a limit of 400 MB."""
+    with limited(400) as (directory, within):
+        settings = [PRELOADED, "shared_buffers = 32MB", "work_mem = 2GB", "max_parallel_workers_per_gather = 0"]
+        with start_cluster(*settings, within=within) as cluster:
+            yield cluster, directory
+
+
+def eat(cluster, query, name):
+    """Lets a session execute a query until the OOM killer has ended it. Returns its pid."""
+    with cluster.connect(application_name=name) as session:
+        pid = session.info.backend_pid
+        with pytest.raises(psycopg.OperationalError):
+            session.execute(query)
+        return pid
+
+
+@pytest.mark.parametrize("name", EATERS)
+def test_who_was_killed_by_the_oom_killer(in_small_cgroup, name):
+    cluster, _ = in_small_cgroup
+    with cluster.connect() as before:
+        wait_until(lambda: count(before) > 1)
+    pid = eat(cluster, EATERS[name], f"eats by {name}")
+    with reconnect(cluster) as connection:
+        wait_until(lambda: incidents(connection))
+        [incident] = incidents(connection)
+        assert (incident["cause"], incident["pid"], incident["signal"]) == ("oom kill", pid, signal.SIGKILL)
+        assert incident["application_name"] == f"eats by {name}"
+        assert (incident["datname"], incident["usename"]) == ("postgres", "postgres")
+        assert EATERS[name].startswith(incident["query"].rstrip()) or incident["query"].startswith(EATERS[name])
+        assert incident["largest_pid"] == pid and incident["oom_kills"] == 1
+        # What the samples saw last is not long ago, and most of what there was.
+        age = (incident["at"] - incident["sampled_at"]).total_seconds()
+        assert 0 <= age < 1.1
+        assert 30 * MB < incident["private"] <= 400 * MB
+        assert incident["growth_per_second"] > 0
+        assert cluster.log_has(f"process {pid} was killed by the OOM killer")
+        # The history goes on, and shows what was before.
+        history = "SELECT count(*) FROM pg_meminfo_session_history(%s, %s) WHERE pid = %s"
+        start = incident["sampled_at"]
+        assert connection.execute(history, [start, incident["at"], pid]).fetchone()[0] >= 1
+        wait_until(lambda: count(connection, incident["at"]) > 1)
+
+
+def test_another_process_is_killed_than_the_one_that_held_most(recorded):
+    """As when the kernel takes an innocent neighbour."""
+    with recorded.connect(application_name="large") as large, recorded.connect(application_name="small") as small:
+        large.execute("DO $$ BEGIN PERFORM set_config('my.held', repeat('x', 100000000), false); END $$")
+        start = now(large)
+        wait_until(lambda: count(large, start) > 1)
+        pids = large.info.backend_pid, small.info.backend_pid
+        os.kill(pids[1], signal.SIGKILL)
+        wait_until(lambda: not pathlib.Path(f"/proc/{pids[0]}").exists())
+    with reconnect(recorded) as connection:
+        wait_until(lambda: [row for row in incidents(connection) if row["pid"] == pids[1]])
+        [incident] = [row for row in incidents(connection) if row["pid"] == pids[1]]
+        assert (incident["cause"], incident["application_name"]) == ("kill", "small")
+        assert (incident["largest_pid"], incident["largest_application_name"]) == (pids[0], "large")
+        assert incident["largest_private"] > 90 * MB > incident["private"]
+
+
+def test_a_process_that_crashes(recorded):
+    with recorded.connect(application_name="crashes") as session:
+        start = now(session)
+        wait_until(lambda: count(session, start) > 1)
+        pid = session.info.backend_pid
+        os.kill(pid, signal.SIGSEGV)
+        wait_until(lambda: not pathlib.Path(f"/proc/{pid}").exists())
+    with reconnect(recorded) as connection:
+        wait_until(lambda: [row for row in incidents(connection) if row["pid"] == pid])
+        [incident] = [row for row in incidents(connection) if row["pid"] == pid]
+        assert (incident["cause"], incident["signal"]) == ("crash", signal.SIGSEGV)
+        assert incident["application_name"] == "crashes"
+
+
+def test_the_recorder_is_killed(recorded):
+    with recorded.connect() as connection:
+        pid = recorder(connection)
+        start = now(connection)
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not pathlib.Path(f"/proc/{pid}").exists())
+    with reconnect(recorded) as connection:
+        wait_until(lambda: count(connection, start) > 1)
+        assert recorder(connection) not in (None, pid)
+        assert [row["pid"] for row in incidents(connection, "kill")][-1] == pid
+
+
+def test_the_recorder_is_terminated(recorded):
+    """It starts again, and nothing is restarted with it."""
+    with recorded.connect() as connection:
+        pid = recorder(connection)
+        connection.execute("SELECT pg_terminate_backend(%s)", [pid])
+        wait_until(lambda: recorder(connection) not in (None, pid))
+        start = now(connection)
+        wait_until(lambda: count(connection, start) > 1)
+
+
+@contextlib.contextmanager
+def restarting(*settings):
+    """A cluster, and a function that stops its server by a signal and starts it again."""
+    with start_cluster(PRELOADED, FAST, SMALL) as template:
+        with template.connect() as connection:
+            backup = [template.programs / "pg_basebackup", "-h", template.host, "-p", "5432", "-U", "postgres", "-D", "{data}"]
+            connection.execute("CHECKPOINT")
+            with template.start_another("again", [*backup, "--checkpoint=fast"]) as cluster:
+                (cluster.data / "postgresql.auto.conf").write_text("\n".join([PRELOADED, FAST, SMALL, *settings, ""]))
+                servers = []
+
+                def restart(how, *options):
+                    """Stops it, and starts it with other options."""
+                    pid = cluster.postmaster
+                    os.kill(pid, how)
+                    # Otherwise it remains as a zombie, and its locks seem to be held.
+                    with contextlib.suppress(ChildProcessError):
+                        os.waitpid(pid, 0)
+                    # The processes of a server that was killed need a moment to notice.
+                    wait_until(lambda: not children(cluster.data))
+                    with contextlib.suppress(FileNotFoundError):
+                        (cluster.data / "postmaster.pid").unlink()
+                    log = cluster.data.parent / "log"
+                    always = ["-c", f"unix_socket_directories={cluster.host}", "-c", "listen_addresses=", "-c", "fsync=off"]
+                    servers.append(cluster.start_server(cluster.data, log, *always, *options))
+                    return reconnect(cluster)
+
+                try:
+                    yield cluster, restart
+                finally:
+                    for server in servers:
+                        server.send_signal(signal.SIGQUIT)
+                        server.wait()
+
+
+def is_running(pid):
+    """Whether a process exists and is no zombie."""
+    with contextlib.suppress(OSError):
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    return False
+
+
+def children(data):
+    """The processes that work in a data directory."""
+    found = []
+    for path in pathlib.Path("/proc").glob("[0-9]*/cwd"):
+        with contextlib.suppress(OSError):
+            if path.resolve() == data.resolve() and is_running(int(path.parent.name)):
+                found.append(path)
+    return found
+
+
+def test_what_survives_which_end():
+    with restarting() as (cluster, restart):
+        connection = restart(signal.SIGINT)
+        wait_until(lambda: count(connection) > 2)
+        start = now(connection)
+        # A shutdown in good order is no incident.
+        for how, ends in (signal.SIGINT, 0), (signal.SIGQUIT, 1), (signal.SIGKILL, 2), (signal.SIGINT, 2):
+            connection.close()
+            connection = restart(how)
+            after = now(connection)
+            wait_until(lambda: count(connection, after) > 1)
+            assert connection.execute("SELECT count(*) FROM pg_meminfo_history WHERE at < %s", [start]).fetchone()[0] > 2
+            assert len(incidents(connection, "server end")) == ends, how
+        # With another size, what there was is kept.
+        connection.close()
+        connection = restart(signal.SIGINT, "-c", "pg_meminfo.history_size=4MB")
+        assert (cluster.data / HISTORY).stat().st_size == 3 * MB
+        assert connection.execute("SELECT count(*) FROM pg_meminfo_history WHERE at < %s", [start]).fetchone()[0] > 2
+        assert len(incidents(connection)) == 2
+        connection.close()
+
+
+def damage(path):
+    """Overwrites what is in the middle of the file's header."""
+    with open(path, "r+b") as file:
+        file.seek(18)
+        file.write(b"\xff\xff")
+
+
+def shorten(path):
+    os.truncate(path, 100_000)
+
+
+def make_foreign(path):
+    with open(path, "r+b") as file:
+        file.write(b"something else" * 1000)
+
+
+def make_newer(path):
+    with open(path, "r+b") as file:
+        file.seek(8)
+        file.write(b"\x63")
+
+
+@pytest.mark.parametrize("spoil", [damage, shorten, make_foreign, make_newer], ids=lambda spoil: spoil.__name__)
+def test_a_file_that_cannot_be_used_is_set_aside(spoil):
+    with restarting() as (cluster, restart):
+        connection = restart(signal.SIGINT)
+        wait_until(lambda: count(connection) > 1)
+        connection.close()
+        path = cluster.data / HISTORY
+        spoil(path)
+        spoiled = path.read_bytes()[:64]
+        connection = restart(signal.SIGKILL)
+        wait_until(lambda: count(connection) > 1)
+        aside = path.with_name(path.name + ".old")
+        assert aside.read_bytes()[:64] == spoiled or spoil is damage
+        assert cluster.log_has(f'could not use file "{HISTORY}"')
+        connection.close()
+
+
+def test_a_base_backup_has_no_history(recorded, tmp_path):
+    target = tmp_path / "backup"
+    tmp_path.chmod(0o777)
+    backup = [recorded.programs / "pg_basebackup", "-h", recorded.host, "-p", "5432", "-U", "postgres", "-D", target]
+    for directory in tmp_path.parents:
+        if directory == recorded.data.parent:
+            break
+        directory.chmod(0o755)
+    subprocess.run([*backup, "--checkpoint=fast"], check=True, cwd="/")
+    assert (recorded.data / HISTORY).exists()
+    assert not list(target.glob("**/pg_meminfo*"))
+
+
+def test_a_standby_has_its_own(recorded):
+    backup = [recorded.programs / "pg_basebackup", "-h", recorded.host, "-p", "5432", "-U", "postgres", "-D", "{data}", "-R"]
+    with recorded.start_another("standby", [*backup, "--checkpoint=fast"]) as standby, standby.connect() as connection:
+        start = now(connection)
+        wait_until(lambda: count(connection, start) > 1)
+        identity = "SELECT min(at) FROM pg_meminfo_history"
+        own = connection.execute(identity).fetchone()[0]
+        with recorded.connect() as primary:
+            assert own > primary.execute(identity).fetchone()[0]
+        connection.execute("SELECT pg_promote()")
+        start = now(connection)
+        wait_until(lambda: count(connection, start) > 1)
+        # What the standby had is still there.
+        assert connection.execute(identity).fetchone()[0] == own
+
+
+def test_a_full_disk_stops_recording_and_nothing_else(tmp_path):
+    """pg_stat_tmp is a file system that is too small."""
+    tmp_path.chmod(0o755)
+    hold = pathlib.Path(os.environ["PGDATA"]).parent / "small_disk"
+    with start_cluster() as template:
+        initialized = template.data.parent
+        within = in_mounts(f"mkdir -p {hold}", f"mount -t tmpfs -o size=64k,mode=777 none {hold}")
+        copy = ["sh", "-c", 'cp -a "$0" "$1" && rm -rf "$1/pg_stat_tmp" "$1/postmaster.pid" && ln -s "$2" "$1/pg_stat_tmp"']
+        with template.connect() as connection:
+            connection.execute("CHECKPOINT")
+            settings = f"\n{PRELOADED}\n{FAST}\n"
+            (template.data / "postgresql.auto.conf").write_text(settings)
+            with template.start_another("full", [*copy, template.data, "{data}", hold], within) as cluster:
+                with cluster.connect() as session:
+                    wait_until(lambda: cluster.data.parent.joinpath("full.log").read_text().count("could not write file") >= 1)
+                    assert recorder(session) and count(session) == 0
+                    time.sleep(1)
+                    log = cluster.data.parent.joinpath("full.log").read_text()
+                    # One for each of the files, however many samples there were.
+                    assert log.count(f'could not write file "{HISTORY}"') == 1
+                    assert session.execute("SELECT count(*) FROM generate_series(1, 1000)").fetchone() == (1000,)
+        assert initialized.exists()
+
+
+def test_a_session_that_holds_much_is_logged_once():
+    with start_cluster(PRELOADED, FAST, "pg_meminfo.log_session_memory = 100MB") as cluster:
+        with cluster.connect(application_name="large") as session, cluster.connect() as connection:
+            pid = session.info.backend_pid
+            for expected in 1, 2:
+                session.execute("DO $$ BEGIN PERFORM set_config('my.held', repeat('x', 150000000), false); END $$")
+                wait_until(lambda: len(incidents(connection, "session memory")) == expected)
+                start = now(connection)
+                wait_until(lambda: count(connection, start) > 5)
+                assert len(incidents(connection, "session memory")) == expected
+                # Well below, and then above again.
+                session.execute("SELECT set_config('my.held', '', false)")
+                wait_until(lambda: private(pid) < 50 * MB)
+                start = now(connection)
+                wait_until(lambda: count(connection, start) > 2)
+            incident = incidents(connection, "session memory")[0]
+            assert (incident["pid"], incident["application_name"]) == (pid, "large")
+            assert incident["private"] > 100 * MB
+            assert cluster.log_has(f"process {pid} holds ")
+
+
+def test_little_memory_left_is_logged():
+    with start_cluster(PRELOADED, FAST, "pg_meminfo.log_min_headroom = 1TB") as cluster, cluster.connect() as connection:
+        wait_until(lambda: incidents(connection, "min headroom"))
+        start = now(connection)
+        wait_until(lambda: count(connection, start) > 3)
+        [incident] = incidents(connection)
+        assert incident["pid"] is None and incident["headroom"] < 2**40
+        assert cluster.log_has("memory is running out: ")
+        # A reload is obeyed.
+        connection.execute("ALTER SYSTEM SET pg_meminfo.log_min_headroom = -1")
+        connection.execute("SELECT pg_reload_conf()")
+        connection.execute("ALTER SYSTEM RESET pg_meminfo.log_min_headroom")
+        start = now(connection)
+        wait_until(lambda: count(connection, start) > 3)
+        connection.execute("SELECT pg_reload_conf()")
+        wait_until(lambda: len(incidents(connection)) == 2)
+
+
+def test_a_peak_between_two_samples_is_seen():
+    with start_cluster(PRELOADED, "pg_meminfo.sample_interval = 3000") as cluster:
+        with cluster.connect(application_name="peak") as session, cluster.connect() as connection:
+            pid = session.info.backend_pid
+            wait_until(lambda: count(connection) > 0)
+            query = "SELECT max(peak_private), max(private) FROM pg_meminfo_session_history WHERE pid = %s"
+
+            def is_seen():
+                session.execute("SELECT length(array_agg(repeat('x', 1000))::text) FROM generate_series(1, 100000)")
+                time.sleep(0.5)
+                peak, _ = connection.execute(query, [pid]).fetchone()
+                return peak and peak > 100 * MB
+
+            wait_until(is_seen)
+
+
+def test_it_does_not_grow_and_keeps_no_descriptors(recorded):
+    with recorded.connect() as connection:
+        pid = recorder(connection)
+        wait_until(lambda: count(connection) > 20)
+        descriptors = pathlib.Path(f"/proc/{pid}/fd")
+
+        def use(sessions):
+            with recorded.sessions(sessions):
+                start = now(connection)
+                wait_until(lambda: count(connection, start) > 2)
+                return len(list(descriptors.iterdir()))
+
+        few = use(1)
+        many = use(30)
+        assert many >= few + 29
+        wait_until(lambda: len(list(descriptors.iterdir())) <= few)
+        before = private(pid)
+        for _ in range(5):
+            use(30)
+        assert private(pid) - before < 2 * MB
+
+
+def test_a_shutdown_is_fast_and_the_extension_can_be_dropped(recorded):
+    with recorded.connect() as connection:
+        connection.execute("CREATE DATABASE other TEMPLATE template0")
+        with recorded.connect(dbname="other") as other:
+            other.execute("CREATE EXTENSION pg_meminfo")
+            other.execute("DROP EXTENSION pg_meminfo")
+        # It waits until every process, also the recorder, has taken note.
+        connection.execute("DROP DATABASE other")
+    with restarting() as (_, restart):
+        restart(signal.SIGINT).close()
