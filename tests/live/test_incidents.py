@@ -2,10 +2,11 @@
 
 import os
 import re
+import signal
 import subprocess
 
 import pytest
-from conftest import PAGE, ROOT, limited, rows, start_cluster, wait_until
+from conftest import PAGE, ROOT, limited, reconnect, rows, start_cluster, wait_until
 
 MB = 2**20
 
@@ -52,7 +53,7 @@ def test_every_section_is_tried():
 
 def test_the_readme_repeats_queries_of_the_incidents():
     repeated = re.findall(r"```sql\n(SELECT .*?)```", (ROOT / "README.md").read_text(), re.S)
-    headings = "Who holds memory now?", "What does a session hold?", "Which statements need most memory at their peak?"
+    headings = "Who was killed, and why?", "Who holds memory now?", "Which statements need most memory at their peak?"
     assert repeated == [query for heading in headings for query in queries(heading)]
 
 
@@ -345,3 +346,31 @@ def test_decoding_and_a_worker_that_leaks(busy):
                 there.execute("ALTER SUBSCRIPTION s DISABLE")
                 there.execute("ALTER SUBSCRIPTION s SET (slot_name = NONE)")
                 there.execute("DROP SUBSCRIPTION s")
+
+
+def test_after_the_fact():
+    """What is asked when the server has restarted."""
+    with start_cluster("shared_preload_libraries = 'pg_meminfo'", "pg_meminfo.sample_interval = 100") as cluster:
+        with cluster.connect(application_name="export") as session, cluster.connect() as connection:
+            query = "DO $$ BEGIN PERFORM set_config('my.held', repeat('x', 80000000), false), pg_sleep(1000); END $$"
+            session.pgconn.send_query(query.encode())
+            pid = session.info.backend_pid
+            held = "SELECT max(private) FROM pg_meminfo_session_history WHERE pid = %s"
+            wait_until(lambda: (connection.execute(held, [pid]).fetchone()[0] or 0) > 70 * MB)
+            os.kill(pid, signal.SIGKILL)
+            wait_until(lambda: not os.path.exists(f"/proc/{connection.info.backend_pid}"))
+            session.pgconn.finish()
+        with reconnect(cluster) as connection:
+            wait_until(lambda: connection.execute("SELECT count(*) FROM pg_meminfo_incidents").fetchone() == (1,))
+            [incident] = ask(connection, "Who was killed, and why?")
+            assert (incident["cause"], incident["pid"], incident["application_name"]) == ("kill", pid, "export")
+            assert incident["query"] == query[:50] and size(connection, incident["held"]) > 70 * MB
+            assert 0 < incident["ran_for"].total_seconds() < 600
+            grown = ask(connection, "What grew in the ten minutes before?")[0]
+            assert (grown["pid"], grown["session"]) == (pid, "export")
+            assert size(connection, grown["least"]) < 20 * MB < 70 * MB < size(connection, grown["most"])
+            first = ask(connection, "Which application's memory has doubled since yesterday?")[0]
+            assert first["application"] == "export" and first["before"] is None
+            assert size(connection, first["since"]) > 70 * MB
+            tightest, *_ = ask(connection, "When was it last this tight?")
+            assert size(connection, tightest["headroom"]) < size(connection, tightest["memory_limit"])

@@ -3,15 +3,13 @@
 import contextlib
 import os
 import pathlib
-import re
-import shutil
 import signal
 import subprocess
 import time
 
 import psycopg
 import pytest
-from conftest import PAGE, in_mounts, limited, rows, start_cluster, wait_until
+from conftest import PAGE, in_mounts, limited, reconnect, rows, start_cluster, wait_until
 
 MB = 2**20
 
@@ -54,19 +52,6 @@ def private(pid):
 
 def incidents(connection, cause=None):
     return rows(connection.execute("SELECT * FROM pg_meminfo_incidents WHERE cause = %s OR %s::text IS NULL", [cause, cause]))
-
-
-def reconnect(cluster):
-    """A session in a cluster that is restarting."""
-    found = []
-
-    def is_up():
-        with contextlib.suppress(psycopg.OperationalError):
-            found.append(cluster.connect())
-        return found
-
-    wait_until(is_up)
-    return found[0]
 
 
 @pytest.mark.kernels
