@@ -205,6 +205,16 @@ def start_cluster(*settings, within=(), **environment):
         process.stdout.close()
 
 
+# Lets a child of a protected postmaster be killed.
+OOM_ADJUST = {"PG_OOM_ADJUST_FILE": "/proc/self/oom_score_adj"}
+
+
+def protect(cluster):
+    """Keeps the OOM killer from taking the postmaster, as packages of Postgres do. Its environment must have OOM_ADJUST."""
+    with contextlib.suppress(PermissionError):
+        pathlib.Path(f"/proc/{cluster.postmaster}/oom_score_adj").write_text("-1000")
+
+
 def in_mounts(*commands):
     """The prefix of a command that is to run in its own mount namespace. Skips the test where that is not permitted."""
     script = " && ".join([*commands, 'exec "$@"'])

@@ -340,7 +340,9 @@ def test_swap_and_its_limit(service):
             found, during = cgroups(connection, directories), host(connection, directories)
             assert 6 * MB < found[0]["swap_usage"] <= 16 * MB
             assert found[0]["anon"] + found[0]["shmem"] < unswapped - 4 * MB
-            assert abs(before["swap_free"] - during["swap_free"] - found[0]["swap_usage"]) < 2 * MB
+            # Each processor has a cache of free slots (SWAP_SLOTS_CACHE_SIZE), which are not counted as free.
+            allowed = max(2 * MB, 64 * os.cpu_count() * os.sysconf("SC_PAGESIZE"))
+            assert abs(before["swap_free"] - during["swap_free"] - found[0]["swap_usage"]) < allowed
             status = keys_of_status(session.info.backend_pid)
             assert 0 < status["VmSwap"] <= found[0]["swap_usage"] // 1024 + 1024
 

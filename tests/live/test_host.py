@@ -8,7 +8,7 @@ import uuid
 
 import psycopg
 import pytest
-from conftest import in_mounts, limited, memory_cgroup, rows, start_cluster, wait_until
+from conftest import OOM_ADJUST, in_mounts, limited, memory_cgroup, protect, rows, start_cluster, wait_until
 
 pytestmark = pytest.mark.kernels
 
@@ -90,7 +90,8 @@ def test_a_cluster_near_its_limit_and_beyond():
     kill is counted."""
     with limited(256) as (directory, within):
         settings = ["shared_buffers = 16MB", "huge_pages = off", "restart_after_crash = on", "autovacuum = off"]
-        with start_cluster(*settings, within=within) as cluster:
+        with start_cluster(*settings, within=within, **OOM_ADJUST) as cluster:
+            protect(cluster)
             with cluster.connect() as connection:
                 own, *ancestors = cgroups(connection)
                 assert own["path"].endswith(directory.name)

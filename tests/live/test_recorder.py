@@ -9,7 +9,7 @@ import time
 
 import psycopg
 import pytest
-from conftest import PAGE, in_mounts, limited, reconnect, rows, start_cluster, wait_until
+from conftest import OOM_ADJUST, PAGE, in_mounts, limited, protect, reconnect, rows, start_cluster, wait_until
 
 MB = 2**20
 
@@ -172,7 +172,8 @@ def in_small_cgroup():
     """A cluster in a cgroup with a limit of 400 MB."""
     with limited(400) as (directory, within):
         settings = [PRELOADED, "shared_buffers = 32MB", "work_mem = 2GB", "max_parallel_workers_per_gather = 0"]
-        with start_cluster(*settings, within=within) as cluster:
+        with start_cluster(*settings, within=within, **OOM_ADJUST) as cluster:
+            protect(cluster)
             yield cluster, directory
 
 

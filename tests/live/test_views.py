@@ -1,7 +1,7 @@
 """Each view and each function of the extension on a running cluster, as a first look at a kernel."""
 
 import pytest
-from conftest import rows, start_cluster, with_notices
+from conftest import rows, start_cluster, wait_until, with_notices
 
 pytestmark = pytest.mark.kernels
 
@@ -19,8 +19,11 @@ FUNCTIONS = """
 @pytest.fixture(scope="module")
 def connection():
     """A session in a cluster that has preloaded the library, so that everything can be called, and has something to say."""
-    with start_cluster("shared_preload_libraries = 'pg_meminfo'") as cluster, cluster.connect() as connection:
+    settings = ["shared_preload_libraries = 'pg_meminfo'", "pg_meminfo.log_min_headroom = 1TB"]
+    with start_cluster(*settings) as cluster, cluster.connect() as connection:
         connection.execute("SELECT length(repeat('heavy', 10000000))")
+        # The recorder has taken its first sample, and finds that little is left.
+        wait_until(lambda: connection.execute("SELECT count(*) FROM pg_meminfo_incidents").fetchone() != (0,))
         yield connection
 
 
