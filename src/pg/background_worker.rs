@@ -104,12 +104,14 @@ unsafe extern "C" {
 }
 
 fn wake() {
-    // SAFETY: always there.
-    let errno = unsafe { *libc::__errno_location() };
+    // SAFETY: returns the address of a variable of this thread.
+    let errno = unsafe { libc::__errno_location() };
+    // SAFETY: as above. The code that is interrupted may be about to read it.
+    let before = unsafe { errno.read() };
     // SAFETY: a plain variable.
     let latch = unsafe { pg_sys::MyLatch };
     // SAFETY: it is this process's latch.
     unsafe { SetLatch(latch) };
     // SAFETY: as above.
-    unsafe { *libc::__errno_location() = errno };
+    unsafe { errno.write(before) };
 }

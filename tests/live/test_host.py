@@ -8,7 +8,16 @@ import uuid
 
 import psycopg
 import pytest
-from conftest import OOM_ADJUST, in_mounts, limited, memory_cgroup, protect, rows, start_cluster, wait_until
+from conftest import (
+    OOM_ADJUST,
+    in_mounts,
+    limited,
+    memory_cgroup,
+    protect,
+    rows,
+    start_cluster,
+    wait_until,
+)
 
 pytestmark = pytest.mark.kernels
 

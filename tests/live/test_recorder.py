@@ -9,7 +9,17 @@ import time
 
 import psycopg
 import pytest
-from conftest import OOM_ADJUST, PAGE, in_mounts, limited, protect, reconnect, rows, start_cluster, wait_until
+from conftest import (
+    OOM_ADJUST,
+    PAGE,
+    in_mounts,
+    limited,
+    protect,
+    reconnect,
+    rows,
+    start_cluster,
+    wait_until,
+)
 
 MB = 2**20
 

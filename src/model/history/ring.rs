@@ -51,6 +51,16 @@ impl Storage for std::fs::File {
     }
 }
 
+impl<S: Storage> Storage for &S {
+    fn read(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
+        S::read(self, offset, bytes)
+    }
+
+    fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        S::write(self, offset, bytes)
+    }
+}
+
 /// Why a file cannot be used.
 #[derive(Debug)]
 pub enum Unusable {
@@ -202,8 +212,9 @@ impl<S: Storage> Ring<S> {
         let length = RECORD_HEADER + record.len();
         // Within a block, time does not go back.
         let needs_block = self.used + length > BLOCK || at < self.last_at;
+        let next = || self.sequence.checked_add(1).ok_or(io::ErrorKind::InvalidData);
+        let sequence = if needs_block { next()? } else { self.sequence };
         self.last_at = at;
-        let sequence = if needs_block { self.sequence + 1 } else { self.sequence };
         let block = Block { sequence, first_at: at };
         let mut bytes = [0; BLOCK];
         let start = if needs_block {
@@ -262,8 +273,7 @@ pub fn read(storage: &impl Storage, header: Header, from: i64, until: i64, mut v
     let blocks = blocks(storage, header);
     for (nth, block) in blocks.iter().enumerate() {
         // If the clock has been set back after it, nothing is known about its end.
-        let ends_before =
-            |next: &Block| next.first_at >= block.first_at && next.first_at < from && block.first_at <= next.first_at;
+        let ends_before = |next: &Block| (block.first_at..from).contains(&next.first_at);
         let is_outside = block.first_at > until || blocks.get(nth + 1).is_some_and(ends_before);
         if !is_outside {
             read_block(storage, *block, header, &mut visit);
