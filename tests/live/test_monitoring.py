@@ -83,7 +83,7 @@ def monitored(tmp_path_factory):
     directory = tmp_path_factory.mktemp("monitored")
     shutil.copy(DOCS / "alerts.yml", directory)
     with contextlib.ExitStack() as stack:
-        cluster = stack.enter_context(start_cluster("shared_preload_libraries = 'pg_meminfo'", "autovacuum = off"))
+        cluster = stack.enter_context(start_cluster("shared_preload_libraries = 'pg_meminfo'", "autovacuum = off", "pg_meminfo.log_min_headroom = 1TB"))
         *exporters, own = free_ports(3)
         ports = dict(zip(("9187", "9237"), exporters))
         # On a busy machine a scrape may last more than a second. By default it is aborted after the interval.
@@ -138,7 +138,7 @@ def test_the_exporter_carries_our_series(monitored):
     assert {name for name, kind in kinds.items() if kind == "counter"} == {name for name in kinds if name.endswith("_total")}
     assert set(kinds.values()) == {"counter", "gauge"}
     labels = {label for line in re.findall(r"^pg_meminfo\w+\{(.*)\}", text, re.M) for label in re.findall(r'(\w+)="', line)}
-    assert labels == {"backend_type", "datname", "level", "queryid", "server"}
+    assert labels == {"backend_type", "cause", "datname", "level", "queryid", "server"}
     postmaster = re.search(r'^pg_meminfo_processes\{backend_type="postmaster",datname="".*\} (\S+)$', text, re.M)
     assert postmaster[1] == "1"
     with cluster.connect() as connection:
@@ -173,6 +173,7 @@ def test_the_dashboard_shows_something(monitored):
     *_, port = monitored
     dashboard = json.loads((DOCS / "dashboard.json").read_text())
     expressions = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    expressions += [annotation["expr"] for annotation in dashboard["annotations"]["list"]]
     assert len(expressions) > 10
     instances = set()
     processes = 'pg_meminfo_processes{job="postgres_exporter"}'
@@ -199,7 +200,7 @@ def test_prometheus_takes_the_rules(monitored):
         return group["rules"]
 
     wait_until(lambda: {rule["health"] for rule in rules()} == {"ok"})
-    assert len(rules()) == 7
+    assert len(rules()) == 8
     for rule in rules():
         assert set(re.findall(r"pg_meminfo\w+", rule["query"])) <= documented()
     # Without the same labels on both sides, a comparison would have no result.
