@@ -152,6 +152,8 @@ fn copy(text: *const c_char, size: usize) -> Vec<u8> {
 /// The state as pg_stat_activity shows it.
 fn state_name(state: BackendState::Type) -> &'static str {
     match state {
+        #[cfg(any(feature = "pg18", feature = "pg19"))]
+        BackendState::STATE_STARTING => "starting",
         BackendState::STATE_IDLE => "idle",
         BackendState::STATE_RUNNING => "active",
         BackendState::STATE_IDLEINTRANSACTION => "idle in transaction",

@@ -43,8 +43,8 @@ fn write<const N: usize>(field: &mut [c_char; N], text: &CStr) {
     }
 }
 
-/// Runs in the worker until it is told to end. Does not return then.
-pub fn run<W: Work>() -> ! {
+/// Runs in the worker until it is told to end, and ends the process then.
+pub fn run<W: Work>() {
     handle(libc::SIGTERM, end);
     handle(libc::SIGHUP, reload);
     // SAFETY: the handlers are there.
@@ -65,7 +65,7 @@ pub fn run<W: Work>() -> ! {
     work.end();
     // With 0, the postmaster would not start it again.
     // SAFETY: ends the process in good order.
-    unsafe { pg_sys::proc_exit(1) }
+    unsafe { pg_sys::proc_exit(1) };
 }
 
 fn wait(milliseconds: u64) {
