@@ -1,5 +1,5 @@
-//! Any bytes as the blocks of a file of the history: a record that is appended is the last that is read, and the others are
-//! some of those that were read before.
+//! Any bytes as the blocks of a file of the history: a record that is appended is the last that is read, and the others
+//! are some of those that were read before.
 #![no_main]
 
 use std::cell::RefCell;

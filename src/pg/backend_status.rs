@@ -1,5 +1,5 @@
-//! What the processes of the server say of themselves, read directly in shared memory. The snapshot of pg_stat_activity would
-//! copy all of it, with the texts of all queries; this copies only what is asked for.
+//! What the processes of the server say of themselves, read directly in shared memory. The snapshot of pg_stat_activity
+//! would copy all of it, with the texts of all queries; this copies only what is asked for.
 
 use core::ffi::{CStr, c_char};
 use core::ptr;

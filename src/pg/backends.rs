@@ -45,8 +45,8 @@ impl Backend {
     }
 }
 
-/// The type that pg_stat_activity shows for a process of this kind. For a background worker that has just ended the view shows
-/// NULL, and this is the generic name.
+/// The type that pg_stat_activity shows for a process of this kind. For a background worker that has just ended the
+/// view shows NULL, and this is the generic name.
 pub(super) fn type_name(pid: i32, kind: pg_sys::BackendType::Type) -> Vec<u8> {
     let name = if kind == pg_sys::BackendType::B_BG_WORKER {
         // SAFETY: acquires and releases its own lock. Returns null, or a text in a buffer that is valid until the next

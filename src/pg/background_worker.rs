@@ -20,8 +20,8 @@ pub trait Work {
 static IS_ENDING: AtomicBool = AtomicBool::new(false);
 static IS_TO_RELOAD: AtomicBool = AtomicBool::new(false);
 
-/// Lets the postmaster start a worker, again whenever it has ended. `function` is the exported function in which it runs. Called
-/// when the postmaster loads the library.
+/// Lets the postmaster start a worker, again whenever it has ended. `function` is the exported function in which it
+/// runs. Called when the postmaster loads the library.
 pub fn register(name: &CStr, function: &CStr) {
     let mut worker = pg_sys::BackgroundWorker {
         bgw_flags: (pg_sys::BGWORKER_SHMEM_ACCESS | pg_sys::BGWORKER_BACKEND_DATABASE_CONNECTION) as c_int,

@@ -46,8 +46,8 @@ impl Call {
         self.datum(nth).map(|datum| datum.value() as i64)
     }
 
-    /// The `nth` argument, counted from 0, as a timestamp, in microseconds since the Unix epoch. Infinity is the earliest or
-    /// latest. `None` if it is NULL.
+    /// The `nth` argument, counted from 0, as a timestamp, in microseconds since the Unix epoch. Infinity is the
+    /// earliest or latest. `None` if it is NULL.
     pub fn timestamptz(&self, nth: usize) -> Option<i64> {
         self.int8(nth).map(super::this_process::unix_time)
     }
@@ -72,8 +72,8 @@ impl Call {
     }
 }
 
-/// Checks the privilege and runs a function's body inside the guard. Every function returns a set through a tuplestore, or
-/// void, so the result itself is always the empty Datum.
+/// Checks the privilege and runs a function's body inside the guard. Every function returns a set through a tuplestore,
+/// or void, so the result itself is always the empty Datum.
 ///
 /// # Safety
 ///
@@ -89,8 +89,8 @@ pub unsafe fn enter(fcinfo: pg_sys::FunctionCallInfo, check_access: fn(), body: 
     unsafe { pg_sys::panic::pgrx_extern_c_guard(guarded) }
 }
 
-/// Defines the two symbols through which Postgres calls a function: `sql_function!("symbol" => body)`. Who may call it is
-/// checked by [`super::access::require_read_all_stats`], or by another function after the body's name.
+/// Defines the two symbols through which Postgres calls a function: `sql_function!("symbol" => body)`. Who may call it
+/// is checked by [`super::access::require_read_all_stats`], or by another function after the body's name.
 macro_rules! sql_function {
     ($symbol:literal => $body:path) => {
         $crate::pg::fmgr::sql_function!($symbol => $body, $crate::pg::access::require_read_all_stats);

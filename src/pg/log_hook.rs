@@ -1,6 +1,7 @@
 //! What the postmaster writes to the log about its children.
 //!
-//! The frame of the hook is plain, as those of [`super::hooks`]: another extension's hook may raise an ERROR through it.
+//! The frame of the hook is plain, as those of [`super::hooks`]: another extension's hook may raise an ERROR through
+//! it.
 #![allow(ffi_unwind_calls)]
 
 use core::ffi::CStr;
@@ -13,7 +14,8 @@ const TERMINATED: &CStr = c"%s (PID %d) was terminated by signal %d: %s";
 
 /// Is told of messages. It must not unwind, and allocates nothing: it is called in the postmaster.
 pub trait Observer: 'static {
-    /// A child was ended by a signal. The message is that of the log; the detail may have the query, and may be missing.
+    /// A child was ended by a signal. The message is that of the log; the detail may have the query, and may be
+    /// missing.
     fn child_was_terminated(message: &[u8], detail: Option<&[u8]>);
 }
 

@@ -7,8 +7,8 @@
 //! destructors run and descriptors are closed. Therefore:
 //!
 //! - No calls through function pointers and no `extern` blocks of our own: a longjmp from there would skip our frames.
-//!   [`hooks`] is the exception, with [`shared_memory`], [`log_hook`] and [`timeout`]: their frames may be skipped. Functions that never
-//!   raise an ERROR are declared where they are used for each statement.
+//!   [`hooks`] is the exception, with [`shared_memory`], [`log_hook`] and [`timeout`]: their frames may be skipped.
+//!   Functions that never raise an ERROR are declared where they are used for each statement.
 //! - No ERROR is swallowed: it stays on Postgres's error stack until the guard rethrows it.
 //! - No `Drop` calls Postgres: it may run while an ERROR is being raised.
 //! - Nothing that outlives the process relies on `Drop`: FATAL does not run destructors.

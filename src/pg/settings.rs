@@ -106,7 +106,8 @@ pub fn log_min_headroom() -> Option<u64> {
     u64::try_from(LOG_MIN_HEADROOM.load(Ordering::Relaxed)).ok().map(|kilobytes| kilobytes * 1024)
 }
 
-/// The length at which Postgres cuts the texts of statements in pg_stat_activity (`track_activity_query_size`), in bytes.
+/// The length at which Postgres cuts the texts of statements in pg_stat_activity (`track_activity_query_size`), in
+/// bytes.
 pub fn query_size() -> usize {
     // SAFETY: a plain variable.
     (unsafe { pg_sys::pgstat_track_activity_query_size }) as usize
@@ -144,7 +145,8 @@ pub fn define() {
     unsafe { pg_sys::MarkGUCPrefixReserved(c"pg_meminfo".as_ptr()) };
 }
 
-/// Defines the settings of what needs the library in shared_preload_libraries. Postgres does not let them be defined later.
+/// Defines the settings of what needs the library in shared_preload_libraries. Postgres does not let them be defined
+/// later.
 fn define_preloaded() {
     const TRACER: &CStr =
         c"Each process names the postmaster as its tracer (PR_SET_PTRACER), so that descendants of the \

@@ -5,7 +5,8 @@
 pub struct Clock(libc::clockid_t);
 
 impl Clock {
-    /// The exact clock if it can be read without a system call. Otherwise the coarse one, which ticks every few milliseconds.
+    /// The exact clock if it can be read without a system call. Otherwise the coarse one, which ticks every few
+    /// milliseconds.
     pub fn fastest() -> Self {
         const READS: u64 = 100;
         const MOST_PER_READ: u64 = 100;

@@ -21,8 +21,8 @@ pub struct OwnMemory {
 }
 
 impl OwnMemory {
-    /// Opens the files, which stay open. What cannot be opened is done without. Allocates nothing, because it may be called when
-    /// there is no memory left.
+    /// Opens the files, which stay open. What cannot be opened is done without. Allocates nothing, because it may be
+    /// called when there is no memory left.
     pub fn open(&mut self) {
         self.open_files(Path::new("/proc/self/statm"), Path::new("/proc/self/clear_refs"));
     }

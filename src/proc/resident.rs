@@ -1,5 +1,5 @@
-//! The private memory of many processes, again and again: each one's `/proc/PID/statm` is kept open, which makes a reading four
-//! times as fast as opening it.
+//! The private memory of many processes, again and again: each one's `/proc/PID/statm` is kept open, which makes a
+//! reading four times as fast as opening it.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -45,8 +45,8 @@ impl Resident {
         Resident { root, page_size: system::page_size(), processes: HashMap::new() }
     }
 
-    /// What a process holds. `start` says when it was started, so that another one with its pid is not taken for it. `None` if it
-    /// has exited or cannot be read.
+    /// What a process holds. `start` says when it was started, so that another one with its pid is not taken for it.
+    /// `None` if it has exited or cannot be read.
     pub fn read(&mut self, pid: Pid, start: i64) -> Option<Held> {
         let known = self.processes.get(&pid).is_some_and(|kept| kept.start == start);
         if !known {

@@ -30,8 +30,8 @@ impl Kind {
         Header::for_size((self.size)(), this_process::system_identifier())
     }
 
-    /// Opens the file for the recorder, which goes on with it. Makes it if there is none. One that cannot be used is set aside;
-    /// one of another size is copied. `None` if there cannot be a file, which has been logged.
+    /// Opens the file for the recorder, which goes on with it. Makes it if there is none. One that cannot be used is
+    /// set aside; one of another size is copied. `None` if there cannot be a file, which has been logged.
     pub fn open(self) -> Option<Ring<File>> {
         let opened = OpenOptions::new().read(true).write(true).open(self.name);
         let reason = match opened {

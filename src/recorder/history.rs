@@ -6,8 +6,8 @@ use crate::model::history::sample::Sample;
 
 use super::files::{INCIDENTS, MINUTES, SAMPLES};
 
-/// Passes the samples of a range of time to `visit`, the oldest first: one a minute as long as there are no others. Times are in
-/// microseconds since the Unix epoch.
+/// Passes the samples of a range of time to `visit`, the oldest first: one a minute as long as there are no others.
+/// Times are in microseconds since the Unix epoch.
 pub fn each_sample(from: i64, until: i64, mut visit: impl FnMut(Sample)) {
     let samples = SAMPLES.read();
     let begin = samples.as_ref().and_then(|(file, header)| ring::first_time(file, *header)).unwrap_or(i64::MAX);

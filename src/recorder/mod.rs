@@ -1,8 +1,8 @@
 //! The recorder: what held memory at any time of the past, also before the server crashed.
 //!
-//! A background worker takes samples and writes them to files in `pg_stat_tmp`, which a crash leaves as they are, and base
-//! backups leave out. Sessions read the files without asking it. The postmaster notes which of its children were ended by a
-//! signal; the worker makes incidents of that when it has started again.
+//! A background worker takes samples and writes them to files in `pg_stat_tmp`, which a crash leaves as they are, and
+//! base backups leave out. Sessions read the files without asking it. The postmaster notes which of its children were
+//! ended by a signal; the worker makes incidents of that when it has started again.
 
 mod deaths;
 pub mod files;
@@ -27,5 +27,5 @@ pub fn install() {
 #[unsafe(no_mangle)]
 unsafe extern "C-unwind" fn pg_meminfo_recorder_main(_: pg_sys::Datum) {
     // SAFETY: Postgres is the caller, and there is nothing else in this frame.
-    unsafe { pg_sys::panic::pgrx_extern_c_guard(|| background_worker::run::<worker::Recorder>()) }
+    unsafe { pg_sys::panic::pgrx_extern_c_guard(background_worker::run::<worker::Recorder>) }
 }

@@ -89,7 +89,8 @@ impl Sampler {
             };
             sample.limited_by = cgroup.map(|cgroup| cgroup.path.clone());
         }
-        // The counter of our own cgroup counts our processes. That of the machine counts all, also those of other containers.
+        // The counter of our own cgroup counts our processes. That of the machine counts all, also those of other
+        // containers.
         sample.oom_kills = first(|cgroup| cgroup.oom_kills).or(host.oom_kills);
         sample.psi_some = first(|cgroup| cgroup.psi_some);
         sample.psi_full = first(|cgroup| cgroup.psi_full);

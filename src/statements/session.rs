@@ -114,8 +114,9 @@ static IS_BUSY: AtomicBool = AtomicBool::new(false);
 /// Whether something has failed in this process, so that nothing is followed any more.
 static HAS_FAILED: AtomicBool = AtomicBool::new(false);
 
-/// What the session has not been told yet. Nearly every statement is small, and what happens next after its start is its end.
-/// Such a one is only noted here, for one look at the clock. If anything else happens first, the session is told all of it.
+/// What the session has not been told yet. Nearly every statement is small, and what happens next after its start is
+/// its end. Such a one is only noted here, for one look at the clock. If anything else happens first, the session is
+/// told all of it.
 #[repr(align(64))]
 struct Latest {
     /// The query that has started or gone on last, or its planning. 0 if there is nothing to tell.
@@ -476,8 +477,8 @@ fn is_heavy(needs: &Needs, workers: Workers) -> bool {
     needs.growth >= HEAVY || workers.all >= HEAVY
 }
 
-/// Adds to the table what a call that has just ended has needed. `call` says the rest. Without memory for it, the call is left
-/// out.
+/// Adds to the table what a call that has just ended has needed. `call` says the rest. Without memory for it, the call
+/// is left out.
 fn add_call(key: Key, needs: &Needs, workers: Workers, call: Call, text: Option<&[u8]>) {
     let call = Call {
         peak: needs.peak.at_least,

@@ -152,8 +152,8 @@ pub fn is_there() -> bool {
 }
 
 fn header() -> Option<&'static Header> {
-    // SAFETY: it is null, or points to shared memory, which is never freed. Only what does not change is read without the
-    // lock.
+    // SAFETY: it is null, or points to shared memory, which is never freed. Only what does not change is read without
+    // the lock.
     unsafe { MEMORY.load(Ordering::Acquire).as_ref() }
 }
 

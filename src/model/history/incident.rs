@@ -24,8 +24,8 @@ const MAX_QUERY: usize = 512;
 pub const MAX_DEATH: usize = MAX_QUERY + 64;
 
 impl<'a> Death<'a> {
-    /// The death that the postmaster's log tells of. The message may be translated: `(PID` and the pid are in each translation,
-    /// and the next number is that of the signal. In the detail, the query follows the first colon.
+    /// The death that the postmaster's log tells of. The message may be translated: `(PID` and the pid are in each
+    /// translation, and the next number is that of the signal. In the detail, the query follows the first colon.
     pub fn parse(at: i64, message: &[u8], detail: Option<&'a [u8]>) -> Option<Self> {
         let start = memchr::memmem::find(message, b"(PID ")? + b"(PID ".len();
         let mut numbers = message[start..].split(|byte| !byte.is_ascii_digit()).filter(|digits| !digits.is_empty());
@@ -135,8 +135,8 @@ const MAX_AGE: i64 = 60_000_000;
 /// For so many microseconds a process can be on its way out.
 const MAX_EXIT: i64 = 10_000_000;
 
-/// How many processes the OOM killer has killed from the samples before a death until now. `known` is when the last death was
-/// explained: kills before it are not those of this one. `None` if that is unknown.
+/// How many processes the OOM killer has killed from the samples before a death until now. `known` is when the last
+/// death was explained: kills before it are not those of this one. `None` if that is unknown.
 pub fn oom_kills(death: i64, known: i64, samples: &[Sample], now: &Sample) -> Option<u64> {
     // The kernel counts when it kills, so the last sample may be from after that.
     let is_before = |sample: &&Sample| sample.at > known.max(death.saturating_sub(GROWTH_OVER)) && sample.at <= death;
@@ -145,8 +145,8 @@ pub fn oom_kills(death: i64, known: i64, samples: &[Sample], now: &Sample) -> Op
 }
 
 impl Incident {
-    /// The incident of a death. `oom_kills` is how many processes the OOM killer has killed since the last sample, `None` if that
-    /// is unknown; `samples` are those before the death, the oldest first.
+    /// The incident of a death. `oom_kills` is how many processes the OOM killer has killed since the last sample,
+    /// `None` if that is unknown; `samples` are those before the death, the oldest first.
     pub fn of_death(death: &Death, oom_kills: Option<u64>, samples: &[Sample]) -> Self {
         let cause = match (death.signal, oom_kills) {
             (libc::SIGKILL, Some(0)) => Cause::Kill,
@@ -166,13 +166,14 @@ impl Incident {
         incident.with_samples(samples)
     }
 
-    /// The incident of a server that has ended without a shutdown. The last of `samples` is the last that it has written.
+    /// The incident of a server that has ended without a shutdown. The last of `samples` is the last that it has
+    /// written.
     pub fn of_server_end(oom_kills: Option<u64>, samples: &[Sample]) -> Self {
         Incident { oom_kills, ..Incident::of_threshold(Cause::ServerEnd, 0, samples) }
     }
 
-    /// The incident of a threshold that a process has crossed, or all together if the pid is 0. The last of `samples` has seen
-    /// it.
+    /// The incident of a threshold that a process has crossed, or all together if the pid is 0. The last of `samples`
+    /// has seen it.
     pub fn of_threshold(cause: Cause, pid: i32, samples: &[Sample]) -> Self {
         let at = samples.last().map_or(0, |sample| sample.at);
         Incident { at, cause, pid, ..Incident::default() }.with_samples(samples)
@@ -180,7 +181,8 @@ impl Incident {
 
     fn with_samples(mut self, samples: &[Sample]) -> Self {
         let is_recent = |sample: &&Sample| (self.at - MAX_AGE..=self.at).contains(&sample.at);
-        // A process that has been killed gives up its memory before the postmaster notices. Samples of that time say nothing.
+        // A process that has been killed gives up its memory before the postmaster notices. Samples of that time say
+        // nothing.
         let has_it = |sample: &&Sample| sample.session(self.pid).is_some() && self.at - sample.at <= MAX_EXIT;
         let recent = || samples.iter().rev().filter(is_recent);
         let Some(last) = recent().find(has_it).or_else(|| recent().next()) else { return self };

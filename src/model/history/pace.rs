@@ -8,8 +8,8 @@ const EATEN_PER_SECOND: u64 = 4 << 30;
 /// What a sample may have changed by since the last one that was written, without being written.
 const NEGLIGIBLE: u64 = 8 << 20;
 
-/// In how many milliseconds the next sample is due: before half of what is left can have been eaten, but within `shortest` and
-/// `longest`.
+/// In how many milliseconds the next sample is due: before half of what is left can have been eaten, but within
+/// `shortest` and `longest`.
 pub fn interval(headroom: Option<u64>, shortest: u64, longest: u64) -> u64 {
     let Some(headroom) = headroom else { return longest };
     let half = headroom / 2;
@@ -17,7 +17,8 @@ pub fn interval(headroom: Option<u64>, shortest: u64, longest: u64) -> u64 {
     milliseconds.clamp(shortest.min(longest), longest)
 }
 
-/// Whether a sample says more than the last one that was written. `longest` is how many milliseconds may lie between two.
+/// Whether a sample says more than the last one that was written. `longest` is how many milliseconds may lie between
+/// two.
 pub fn is_worth_writing(written: Option<&Sample>, sample: &Sample, longest: u64) -> bool {
     let Some(written) = written else { return true };
     let passed = sample.at - written.at;

@@ -2,15 +2,15 @@
 //!
 //! # Format
 //!
-//! The file consists of blocks. The first holds a [`Header`]. Every other block starts with its sequence number and the time of
-//! its first record, and then has records, each with its length and a checksum. A new block is written as a whole, over the
-//! oldest one; further records are appended to it, one write each. So a writer that is killed can spoil only the record
-//! that it is writing. The checksum of a record depends on the block's sequence number: what is left of an older block is
-//! never taken for a part of a newer one.
+//! The file consists of blocks. The first holds a [`Header`]. Every other block starts with its sequence number and the
+//! time of its first record, and then has records, each with its length and a checksum. A new block is written as a
+//! whole, over the oldest one; further records are appended to it, one write each. So a writer that is killed can spoil
+//! only the record that it is writing. The checksum of a record depends on the block's sequence number: what is left of
+//! an older block is never taken for a part of a newer one.
 //!
-//! One process writes; others read at any time, without a lock. A record that a reader finds incomplete is read once more, and
-//! then left out. Nothing is flushed to disk: only a crash of the machine loses records, and the kernel writes them
-//! anyway after half a minute.
+//! One process writes; others read at any time, without a lock. A record that a reader finds incomplete is read once
+//! more, and then left out. Nothing is flushed to disk: only a crash of the machine loses records, and the kernel
+//! writes them anyway after half a minute.
 //!
 //! Numbers are little-endian.
 
@@ -267,8 +267,8 @@ pub fn first_time(storage: &impl Storage, header: Header) -> Option<i64> {
     blocks(storage, header).first().map(|block| block.first_at)
 }
 
-/// Passes the records of the blocks that can have some from the time `from` until `until` to `visit`, the oldest first, each with
-/// the time at which its block begins. The first and the last of them may lie outside.
+/// Passes the records of the blocks that can have some from the time `from` until `until` to `visit`, the oldest first,
+/// each with the time at which its block begins. The first and the last of them may lie outside.
 pub fn read(storage: &impl Storage, header: Header, from: i64, until: i64, mut visit: impl FnMut(i64, &[u8])) {
     let blocks = blocks(storage, header);
     for (nth, block) in blocks.iter().enumerate() {

@@ -100,8 +100,8 @@ pub struct Reading {
     pub growth: i64,
 }
 
-/// Brings those to the front that a sample is about: the `largest` that hold most, and the `growing` that have grown most of
-/// the others. Returns how many these are. The largest come first.
+/// Brings those to the front that a sample is about: the `largest` that hold most, and the `growing` that have grown
+/// most of the others. Returns how many these are. The largest come first.
 pub fn choose(readings: &mut [Reading], largest: usize, growing: usize) -> usize {
     readings.sort_unstable_by_key(|reading| std::cmp::Reverse(reading.private));
     let largest = largest.min(readings.len());

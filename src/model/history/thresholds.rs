@@ -10,8 +10,8 @@ pub struct Thresholds {
 }
 
 impl Thresholds {
-    /// The sessions that hold more than `limit` for the first time, or again. `sessions` are pids of all sessions with what they
-    /// and their parallel workers hold.
+    /// The sessions that hold more than `limit` for the first time, or again. `sessions` are pids of all sessions with
+    /// what they and their parallel workers hold.
     pub fn cross(&mut self, limit: Option<u64>, sessions: &[(i32, u64)]) -> Vec<i32> {
         let Some(limit) = limit else {
             self.large.clear();

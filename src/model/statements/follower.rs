@@ -46,8 +46,8 @@ impl<P: Probe, T> Follower<P, T> {
         refreshed
     }
 
-    /// A statement ends that has been running since `since` while no other was, and that this follower has not been told of.
-    /// Whether that can be left so, because nothing is to be looked at.
+    /// A statement ends that has been running since `since` while no other was, and that this follower has not been
+    /// told of. Whether that can be left so, because nothing is to be looked at.
     #[inline]
     pub fn is_light(&mut self, since: u64, now: u64) -> bool {
         self.meter.start_counting(since);
@@ -155,8 +155,8 @@ impl<P: Probe, T> Follower<P, T> {
     }
 }
 
-/// Whether the mark must be lowered after a statement: what it held will be freed, or shared memory need not be expected to
-/// shrink any more.
+/// Whether the mark must be lowered after a statement: what it held will be freed, or shared memory need not be
+/// expected to shrink any more.
 fn needs_refresh<T>(execution: &Execution<T>) -> bool {
     execution.needs.growth >= HEAVY || execution.shared_may_shrink
 }

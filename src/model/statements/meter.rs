@@ -2,22 +2,22 @@
 //!
 //! # What the kernel tells
 //!
-//! The kernel keeps the largest resident set that the process has had: its high-water mark, here called the *mark*. It can
-//! be lowered to the present size. Reading it is cheap, reading the present size (a *sample*) costs four times as much, and
-//! both are too expensive to do for each statement. Neither is the answer by itself. The resident set also includes
-//! shared memory, which grows when a page of shared buffers is touched for the first time; and a sample sees only one
-//! moment.
+//! The kernel keeps the largest resident set that the process has had: its high-water mark, here called the *mark*. It
+//! can be lowered to the present size. Reading it is cheap, reading the present size (a *sample*) costs four times as
+//! much, and both are too expensive to do for each statement. Neither is the answer by itself. The resident set also
+//! includes shared memory, which grows when a page of shared buffers is touched for the first time; and a sample sees
+//! only one moment.
 //!
 //! A peak is therefore a range. Private memory was at least what a sample found, and at least the mark without the most
-//! shared memory that can have been resident at the same time. It was at most the mark without the least. The second lower
-//! limit holds only if shared memory does not shrink in between, as that of a parallel query does.
+//! shared memory that can have been resident at the same time. It was at most the mark without the least. The second
+//! lower limit holds only if shared memory does not shrink in between, as that of a parallel query does.
 //!
 //! # Whose peak it is
 //!
 //! Nobody can touch much memory in a short time. So the mark is looked at only after each [`LOOK_AFTER`] nanoseconds of
-//! statements' time, and what it says belongs to the statement that runs at that moment, and to those that enclose it. It
-//! is lowered when a sample is taken, and *again when the next statement starts*, because in between the memory is freed: a
-//! mark that includes it would hide all smaller peaks until then, or be blamed on the next statement.
+//! statements' time, and what it says belongs to the statement that runs at that moment, and to those that enclose it.
+//! It is lowered when a sample is taken, and *again when the next statement starts*, because in between the memory is
+//! freed: a mark that includes it would hide all smaller peaks until then, or be blamed on the next statement.
 
 /// What a process can find out about its own memory.
 pub trait Probe {
@@ -78,8 +78,8 @@ pub struct Finding {
 /// After how many nanoseconds of statements' time the mark is looked at. Touching 512 kB takes about that long.
 pub const LOOK_AFTER: u64 = 200_000;
 
-/// If nobody has looked for so many nanoseconds of statements' time, a sample is taken and the mark is lowered, however little
-/// it has risen: it may be from before something was freed unnoticed.
+/// If nobody has looked for so many nanoseconds of statements' time, a sample is taken and the mark is lowered, however
+/// little it has risen: it may be from before something was freed unnoticed.
 pub const SAMPLE_AFTER: u64 = 1_000_000;
 
 /// A smaller growth is not noticed.
@@ -130,7 +130,8 @@ impl Meter {
         self.private
     }
 
-    /// Whether memory may have been freed since the mark was lowered, so that a sample is needed before a statement starts.
+    /// Whether memory may have been freed since the mark was lowered, so that a sample is needed before a statement
+    /// starts.
     pub fn is_stale(&self) -> bool {
         self.is_stale
     }

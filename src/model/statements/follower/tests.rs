@@ -171,7 +171,8 @@ fn touches(steps: &[Step]) -> bool {
 /// What can be touched without a look, and a little more.
 const UNNOTICED: u64 = 600_000;
 
-/// How much a peak can differ: a look does not lead to a sample if the mark has risen by less than HEAVY since the last one.
+/// How much a peak can differ: a look does not lead to a sample if the mark has risen by less than HEAVY since the last
+/// one.
 const TOLERANCE: u64 = HEAVY + 2 * UNNOTICED;
 
 proptest! {
