@@ -127,6 +127,18 @@ def test_the_picture_of_a_session(busy, tmp_path):
         assert sum(size for stack, size in stacks.items() if ";ExecutorState;" in stack) > 10 * 1024
 
 
+def test_the_picture_of_the_past(busy, tmp_path):
+    with busy.connect(application_name="a;b") as session, busy.connect() as connection:
+        session.execute("DO $$ BEGIN PERFORM set_config('my.held', repeat('x', 80000000), false); END $$")
+        seen = "SELECT max(private) FROM pg_meminfo_session_history WHERE pid = %s"
+        wait_until(lambda: (connection.execute(seen, [session.info.backend_pid]).fetchone()[0] or 0) > 70 * MB)
+        stacks = drawn(busy, tmp_path, "Where was it at a moment of the past, as a picture?")
+        [(stack, kilobytes)] = [(stack, size) for stack, size in stacks.items() if f";{session.info.backend_pid};" in stack]
+        assert stack.startswith("client backend;postgres;a\\u003bb;") and kilobytes > 70 * 1024
+        held = connection.execute("SELECT private / 1024 FROM pg_meminfo_history ORDER BY at DESC LIMIT 1").fetchone()[0]
+        assert abs(sum(stacks.values()) - held) < 20 * 1024
+
+
 def test_oom_suspects(busy):
     with busy.connect("work_mem=1GB", application_name="suspect") as session, busy.connect() as connection:
         session.execute(LARGE_SORT)
