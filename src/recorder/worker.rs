@@ -119,30 +119,33 @@ impl Recorder {
     fn explain_the_past(&mut self) {
         let now = self.sampler.sample();
         let before = samples_before(now.at);
-        let is_new_server = |last: &&Sample| last.server_start != now.server_start && !last.is_last;
-        if let Some(last) = before.last().filter(is_new_server) {
+        let last_death = self.take_deaths();
+        let Some(last) = before.last() else { return };
+        let is_explained = last_death.is_some_and(|death| death >= last.at);
+        if last.server_start != now.server_start && !last.is_last && !is_explained {
             let kills = oom_kills(last.at, i64::MIN, &before, &now);
             self.report(&Incident::of_server_end(kills, &before));
         }
-        self.take_deaths();
     }
 
-    /// Makes incidents of what the postmaster has noted.
-    fn take_deaths(&mut self) {
+    /// Makes incidents of what the postmaster has noted. Returns when the last of it happened.
+    fn take_deaths(&mut self) -> Option<i64> {
         let bytes = deaths::take();
         if bytes.is_empty() {
-            return;
+            return None;
         }
         let now = self.sampler.sample();
         // The postmaster notes only the first of those that end in a crash restart.
         let mut known = i64::MIN;
         history::each_incident(|incident| known = known.max(incident.at));
-        for death in Death::decode_all(&bytes) {
+        let deaths = Death::decode_all(&bytes);
+        for death in &deaths {
             let before = samples_before(death.at);
             let kills = oom_kills(death.at, known, &before, &now);
-            self.report(&Incident::of_death(&death, kills, &before));
+            self.report(&Incident::of_death(death, kills, &before));
         }
         deaths::finish();
+        deaths.last().map(|death| death.at)
     }
 
     fn keep_minute(&mut self, sample: &Sample) {

@@ -288,8 +288,8 @@ def restarting(*settings):
                 servers = []
 
                 def restart(how, *options):
-                    """Stops it, and starts it with other options."""
-                    pid = cluster.postmaster
+                    """Stops it, or waits until it has ended if the signal is 0, and starts it with other options."""
+                    pid = servers[-1].pid if servers else cluster.postmaster
                     os.kill(pid, how)
                     # Otherwise it remains as a zombie, and its locks seem to be held.
                     with contextlib.suppress(ChildProcessError):
@@ -347,6 +347,21 @@ def test_what_survives_which_end():
         assert (cluster.data / HISTORY).stat().st_size == 3 * MB
         assert connection.execute("SELECT count(*) FROM pg_meminfo_history WHERE at < %s", [start]).fetchone()[0] > 2
         assert len(incidents(connection)) == 2
+        connection.close()
+
+
+def test_a_server_that_does_not_restart_after_a_crash():
+    """What the postmaster has noted is an incident when it is started again, and the end of the server is not another."""
+    with restarting("restart_after_crash = off") as (_, restart):
+        connection = restart(signal.SIGINT)
+        wait_until(lambda: count(connection) > 2)
+        pid = connection.info.backend_pid
+        os.kill(pid, signal.SIGKILL)
+        connection.close()
+        connection = restart(0)
+        wait_until(lambda: incidents(connection))
+        [incident] = incidents(connection)
+        assert (incident["cause"], incident["pid"]) == ("kill", pid)
         connection.close()
 
 
