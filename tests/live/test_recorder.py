@@ -404,17 +404,12 @@ def test_a_file_that_cannot_be_used_is_set_aside(spoil):
         connection.close()
 
 
-def test_a_base_backup_has_no_history(recorded, tmp_path):
-    target = tmp_path / "backup"
-    tmp_path.chmod(0o777)
+def test_a_base_backup_has_no_history(recorded):
+    target = recorded.data.parent / "backup"
     backup = [recorded.programs / "pg_basebackup", "-h", recorded.host, "-p", "5432", "-U", "postgres", "-D", target]
-    for directory in tmp_path.parents:
-        if directory == recorded.data.parent:
-            break
-        directory.chmod(0o755)
-    subprocess.run([*backup, "--checkpoint=fast"], check=True, cwd="/")
+    subprocess.run([*recorded.as_owner, *backup, "--checkpoint=fast"], check=True, cwd="/")
     assert (recorded.data / HISTORY).exists()
-    assert not list(target.glob("**/pg_meminfo*"))
+    assert (target / DIRECTORY).is_dir() and not list(target.glob("**/pg_meminfo*"))
 
 
 def test_a_standby_has_its_own(recorded):
@@ -433,28 +428,22 @@ def test_a_standby_has_its_own(recorded):
         assert connection.execute(identity).fetchone()[0] == own
 
 
-def test_a_full_disk_stops_recording_and_nothing_else(tmp_path):
+def test_a_full_disk_stops_recording_and_nothing_else(recorded):
     """pg_stat_tmp is a file system that is too small."""
-    tmp_path.chmod(0o755)
-    hold = pathlib.Path(os.environ["PGDATA"]).parent / "small_disk"
-    with start_cluster() as template:
-        initialized = template.data.parent
-        within = in_mounts(f"mkdir -p {hold}", f"mount -t tmpfs -o size=64k,mode=777 none {hold}")
-        copy = ["sh", "-c", 'cp -a "$0" "$1" && rm -rf "$1/pg_stat_tmp" "$1/postmaster.pid" && ln -s "$2" "$1/pg_stat_tmp"']
-        with template.connect() as connection:
-            connection.execute("CHECKPOINT")
-            settings = f"\n{PRELOADED}\n{FAST}\n"
-            (template.data / "postgresql.auto.conf").write_text(settings)
-            with template.start_another("full", [*copy, template.data, "{data}", hold], within) as cluster:
-                with cluster.connect() as session:
-                    wait_until(lambda: cluster.data.parent.joinpath("full.log").read_text().count("could not write file") >= 1)
-                    assert recorder(session) and count(session) == 0
-                    time.sleep(1)
-                    log = cluster.data.parent.joinpath("full.log").read_text()
-                    # One for each of the files, however many samples there were.
-                    assert log.count(f'could not write file "{HISTORY}"') == 1
-                    assert session.execute("SELECT count(*) FROM generate_series(1, 1000)").fetchone() == (1000,)
-        assert initialized.exists()
+    small = recorded.data.parent / "small_disk"
+    within = in_mounts(f"mkdir -p {small}", f"mount -t tmpfs -o size=64k,mode=777 none {small}")
+    backup = '"$0" -h "$1" -p 5432 -U postgres -D "$2" --checkpoint=fast'
+    replace = 'rmdir "$2/pg_stat_tmp" && ln -s "$3" "$2/pg_stat_tmp"'
+    copy = ["sh", "-c", f"{backup} && {replace}", recorded.programs / "pg_basebackup", recorded.host, "{data}", small]
+    log = recorded.data.parent / "full.log"
+    with recorded.start_another("full", copy, within) as cluster, cluster.connect() as session:
+        failure = f'could not write file "{HISTORY}"'
+        wait_until(lambda: failure in log.read_text())
+        assert recorder(session) and count(session) == 0
+        time.sleep(1)
+        # Although it has taken ten samples since.
+        assert log.read_text().count(failure) == 1
+        assert session.execute("SELECT count(*) FROM generate_series(1, 1000)").fetchone() == (1000,)
 
 
 def test_a_session_that_holds_much_is_logged_once():
