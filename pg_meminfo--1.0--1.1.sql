@@ -270,7 +270,7 @@ application_name (text): application
 query_start (time): when its query was started
 query_id (identifier): query id
 query (text): its query, as the postmaster or the last sample has it
-private (bytes): private memory that it held in the last sample
+private (bytes): private memory that it held in the last sample; for session memory, together with its parallel workers
 growth_per_second (bytes): how fast it had grown within the last 5 seconds before that sample
 sampled_at (time): when the last sample was taken; NULL if there was none within a minute
 largest_pid (identifier): process that held most in that sample, which need not be the one that was killed

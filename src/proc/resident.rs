@@ -18,6 +18,8 @@ struct Kept {
     /// Tells processes apart that have had the same pid.
     start: i64,
     private: u64,
+    /// Private memory from which growth counts.
+    base: u64,
     /// Whether it was among the processes of the last round.
     is_current: bool,
 }
@@ -35,7 +37,7 @@ pub struct Resident {
 pub struct Held {
     /// Private memory in RAM (resident minus shared pages of statm, which is RssAnon), in bytes.
     pub private: u64,
-    /// By how much that has grown since the last reading, in bytes. 0 if this is the first.
+    /// By how much that has grown since [`Resident::count_growth_from_here`], in bytes, or since the first reading.
     pub growth: i64,
 }
 
@@ -51,7 +53,7 @@ impl Resident {
         let known = self.processes.get(&pid).is_some_and(|kept| kept.start == start);
         if !known {
             let statm = File::open(self.root.path(format!("/proc/{pid}/statm"))).ok()?;
-            self.processes.insert(pid, Kept { statm, start, private: 0, is_current: false });
+            self.processes.insert(pid, Kept { statm, start, private: 0, base: 0, is_current: false });
         }
         let kept = self.processes.get_mut(&pid)?;
         let mut bytes = [0; 128];
@@ -62,10 +64,18 @@ impl Resident {
             return None;
         }
         let private = resident.saturating_sub(shared) * self.page_size;
-        let growth = if known { private.wrapping_sub(kept.private) as i64 } else { 0 };
+        if !known {
+            kept.base = private;
+        }
+        let growth = private.wrapping_sub(kept.base) as i64;
         kept.private = private;
         kept.is_current = true;
         Some(Held { private, growth })
+    }
+
+    /// From now on, growth is counted from what was read last.
+    pub fn count_growth_from_here(&mut self) {
+        self.processes.values_mut().for_each(|kept| kept.base = kept.private);
     }
 
     /// Closes the files of processes that have not been read since the last call.
@@ -73,6 +83,26 @@ impl Resident {
         self.processes.retain(|_, kept| std::mem::take(&mut kept.is_current));
     }
 }
+
+/// Lets malloc keep some MB for this process from the start, so that it need not ask the kernel for memory when there
+/// is none: an allocation that fails would abort the process, and the postmaster would restart all of its children.
+#[cfg(target_env = "gnu")]
+pub fn reserve_memory() {
+    const RESERVE: usize = 8 << 20;
+    // Smaller blocks come from the heap, which is not given back below twice that.
+    // SAFETY: sets a parameter of malloc.
+    unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, 2 * RESERVE as libc::c_int) };
+    // SAFETY: as above.
+    unsafe { libc::mallopt(libc::M_TRIM_THRESHOLD, 2 * RESERVE as libc::c_int) };
+    let mut reserve: Vec<u8> = Vec::new();
+    if reserve.try_reserve_exact(RESERVE).is_ok() {
+        std::hint::black_box(&reserve);
+    }
+}
+
+/// Does nothing: only with glibc's malloc is it known how.
+#[cfg(not(target_env = "gnu"))]
+pub fn reserve_memory() {}
 
 /// Lets this process open as many files as the administrator permits.
 pub fn raise_descriptor_limit() {
@@ -101,6 +131,8 @@ mod tests {
         let second = resident.read(pid, 1).unwrap();
         assert_eq!(second.growth, second.private as i64 - first.private as i64);
         assert!(second.growth >= 60 << 20, "{second:?}");
+        resident.count_growth_from_here();
+        assert!(resident.read(pid, 1).unwrap().growth < 40 << 20);
         let status = std::fs::read_to_string("/proc/self/status").unwrap();
         let anon = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
         let anon: u64 = anon.trim().trim_end_matches(" kB").parse().unwrap();

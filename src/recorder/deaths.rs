@@ -25,31 +25,37 @@ impl log_hook::Observer for Postmaster {
         // Whatever fails here, the log has the message.
         let mut options = OpenOptions::new();
         if let Ok(mut file) = options.append(true).create(true).mode(settings::file_mode()).open(FILE)
-            && file.metadata().is_ok_and(|metadata| metadata.len() < MAX_SIZE)
+            && let Ok(length) = file.metadata().map(|metadata| metadata.len())
+            && length < MAX_SIZE
+            && file.write_all(record).is_err()
         {
-            let _ = file.write_all(record);
+            // Whatever follows half a record could not be read.
+            let _ = file.set_len(length);
         }
     }
 }
 
-/// The file of what has been noted. It is empty if there is none.
-pub fn take() -> Vec<u8> {
+/// The content of the file of what has been noted. `None` if there is none. A failure has been logged.
+pub fn take() -> Result<Option<Vec<u8>>, Failed> {
     // One that an earlier recorder has not finished comes first.
-    let is_left = Path::new(TAKEN_FILE).exists();
-    if !is_left {
+    if !Path::new(TAKEN_FILE).exists() {
         match fs::rename(FILE, TAKEN_FILE) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Vec::new(),
-            Err(error) => {
-                error::log_file(Path::new(FILE), "could not rename file", &error);
-                return Vec::new();
-            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            renamed => renamed.map_err(|error| Failed::log(FILE, "could not rename file", &error))?,
         }
     }
-    fs::read(TAKEN_FILE).unwrap_or_else(|error| {
-        error::log_file(Path::new(TAKEN_FILE), "could not read file", &error);
-        Vec::new()
-    })
+    fs::read(TAKEN_FILE).map(Some).map_err(|error| Failed::log(TAKEN_FILE, "could not read file", &error))
+}
+
+/// A failure that has been logged.
+#[derive(Debug)]
+pub struct Failed;
+
+impl Failed {
+    fn log(file: &str, what: &str, error: &io::Error) -> Self {
+        error::log_file(Path::new(file), what, error);
+        Failed
+    }
 }
 
 /// What was taken has become incidents.

@@ -41,10 +41,11 @@ impl Kind {
                 Ok(_) | Err(Unusable::OtherCluster) => "it belongs to another cluster".to_string(),
                 Err(Unusable::Foreign) => "it is of another version of pg_meminfo".to_string(),
                 Err(Unusable::Damaged) => "it is damaged".to_string(),
-                Err(Unusable::Io(error)) => error.to_string(),
+                // It may be all right, and is tried again.
+                Err(Unusable::Io(error)) => return self.log("could not read file", &error),
             },
             Err(error) if error.kind() == io::ErrorKind::NotFound => return self.make(),
-            Err(error) => error.to_string(),
+            Err(error) => return self.log("could not open file", &error),
         };
         let aside = format!("{}.old", self.name);
         error::log(
@@ -52,10 +53,14 @@ impl Kind {
             Some(format!("It is kept as \"{aside}\". The history begins anew.")),
         );
         if let Err(error) = fs::rename(self.name, &aside) {
-            error::log_file(Path::new(self.name), "could not rename file", &error);
-            return None;
+            return self.log("could not rename file", &error);
         }
         self.make()
+    }
+
+    fn log<T>(self, what: &str, error: &io::Error) -> Option<T> {
+        error::log_file(Path::new(self.name), what, error);
+        None
     }
 
     /// A file for readers. `None` if there is none that can be read.
@@ -104,9 +109,13 @@ impl Kind {
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).create(true).truncate(true).mode(settings::file_mode()).open(path)?;
         // SAFETY: the descriptor is open.
-        match unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, self.wanted().size() as libc::off_t) } {
-            0 => Ok(file),
-            errno => Err(io::Error::from_raw_os_error(errno)),
+        let allocate = || unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, self.wanted().size() as libc::off_t) };
+        loop {
+            match allocate() {
+                0 => return Ok(file),
+                libc::EINTR => {}
+                errno => return Err(io::Error::from_raw_os_error(errno)),
+            }
         }
     }
 }

@@ -31,6 +31,14 @@ fn each_of(file: &std::fs::File, header: ring::Header, from: i64, until: i64, vi
     });
 }
 
+/// The last sample that was written, however long ago.
+pub fn last_sample() -> Option<Sample> {
+    let (file, header) = SAMPLES.read()?;
+    let mut last = None;
+    ring::read_newest(&file, header, |record| last = Sample::decode(record).or(last.take()));
+    last
+}
+
 /// Passes the samples of the seconds before a time to `visit`, the oldest first.
 pub fn each_written_sample(until: i64, mut visit: impl FnMut(Sample)) {
     const SECONDS: i64 = 90_000_000;

@@ -26,6 +26,9 @@ pub struct Sampler {
     /// The processes of the last sample, by pid. Those without an entry in shared memory are not among them.
     listed: HashMap<i32, Listed>,
     readings: Vec<Reading>,
+    /// The largest private memory that processes have noticed themselves since the last sample that was written, by
+    /// pid.
+    peaks: HashMap<i32, u64>,
 }
 
 impl Sampler {
@@ -35,6 +38,7 @@ impl Sampler {
             resident: Resident::new(root.clone()),
             listed: HashMap::new(),
             readings: Vec::new(),
+            peaks: HashMap::new(),
             root,
         }
     }
@@ -53,6 +57,10 @@ impl Sampler {
             }
         }
         self.resident.close_others();
+        Slot::take_peaks(|pid, peak| {
+            let kept = self.peaks.entry(pid).or_default();
+            *kept = peak.max(*kept);
+        });
         let mut sample = Sample {
             at,
             server_start,
@@ -64,6 +72,12 @@ impl Sampler {
         let count = choose(&mut self.readings, LARGEST, GROWING);
         sample.sessions.extend(self.readings[..count].iter().map(|reading| self.session(*reading)));
         sample
+    }
+
+    /// The last sample has been written: growth and peaks count from there.
+    pub fn has_been_written(&mut self) {
+        self.resident.count_growth_from_here();
+        self.peaks.clear();
     }
 
     /// What each session holds together with its parallel workers, by the pid of the leader, in the last sample.
@@ -98,7 +112,7 @@ impl Sampler {
 
     fn session(&self, reading: Reading) -> Session {
         let Reading { pid, private, growth } = reading;
-        let peak = Slot::take_peak(pid).unwrap_or(0);
+        let peak = self.peaks.get(&pid).copied().unwrap_or(0);
         let Some(listed) = self.listed.get(&pid) else {
             let backend_start = this_process::server_start();
             return Session {

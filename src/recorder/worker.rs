@@ -20,10 +20,16 @@ use super::{deaths, history};
 /// How many samples are kept in memory, for the growth of a session.
 const RECENT: usize = 64;
 
+/// So many samples before an incident are looked at: those of ten seconds, if there are 50 a second.
+const BEFORE: usize = 512;
+
 /// A sample of a minute has so many sessions.
 const SESSIONS_OF_MINUTE: usize = 4;
 
 const MINUTE: i64 = 60_000_000;
+
+/// A death explains that the server has ended, if it was not so many microseconds before the last sample.
+const EXPLAINS: i64 = 10_000_000;
 
 /// After a failure to write, a file is left alone for so many microseconds.
 const PAUSE: i64 = 10 * MINUTE;
@@ -67,10 +73,13 @@ pub struct Recorder {
     /// The sample of this minute in which the cluster held most.
     minute: Option<Sample>,
     thresholds: Thresholds,
+    /// When to look next at what the postmaster has noted.
+    next_deaths: i64,
 }
 
 impl Work for Recorder {
     fn start() -> Self {
+        resident::reserve_memory();
         // One for each process stays open.
         resident::raise_descriptor_limit();
         let mut recorder = Recorder {
@@ -82,6 +91,7 @@ impl Work for Recorder {
             written: None,
             minute: None,
             thresholds: Thresholds::default(),
+            next_deaths: 0,
         };
         recorder.explain_the_past();
         recorder
@@ -93,7 +103,10 @@ impl Work for Recorder {
         if pace::is_worth_writing(self.written.as_ref(), &sample, interval) {
             self.samples.write(sample.at, sample.encode());
             self.written = Some(sample.clone());
-            self.take_deaths();
+            self.sampler.has_been_written();
+            if self.next_deaths <= sample.at {
+                self.take_deaths();
+            }
         }
         self.keep_minute(&sample);
         let next = pace::interval(sample.headroom, settings::pressure_interval(), interval);
@@ -117,35 +130,51 @@ impl Work for Recorder {
 impl Recorder {
     /// What has happened while there was no recorder.
     fn explain_the_past(&mut self) {
+        self.take_deaths();
+        let Some(last) = history::last_sample() else { return };
         let now = self.sampler.sample();
-        let before = samples_before(now.at);
-        let last_death = self.take_deaths();
-        let Some(last) = before.last() else { return };
-        let is_explained = last_death.is_some_and(|death| death >= last.at);
-        if last.server_start != now.server_start && !last.is_last && !is_explained {
-            let kills = oom_kills(last.at, i64::MIN, &before, &now);
-            self.report(&Incident::of_server_end(kills, &before));
+        if last.server_start == now.server_start || last.is_last {
+            return;
+        }
+        let mut is_explained = false;
+        history::each_incident(|incident| {
+            is_explained |= incident.is_death() && incident.at >= last.at - EXPLAINS;
+        });
+        if !is_explained {
+            let kills = oom_kills(last.at, i64::MIN, &counters_before(last.at), &now);
+            self.report(&Incident::of_server_end(kills, &samples_before(last.at)));
         }
     }
 
-    /// Makes incidents of what the postmaster has noted. Returns when the last of it happened.
-    fn take_deaths(&mut self) -> Option<i64> {
-        let bytes = deaths::take();
-        if bytes.is_empty() {
-            return None;
-        }
+    /// Makes incidents of what the postmaster has noted.
+    fn take_deaths(&mut self) {
+        let bytes = match deaths::take() {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => return,
+            Err(deaths::Failed) => {
+                self.next_deaths = this_process::now() + PAUSE;
+                return;
+            }
+        };
         let now = self.sampler.sample();
-        // The postmaster notes only the first of those that end in a crash restart.
-        let mut known = i64::MIN;
-        history::each_incident(|incident| known = known.max(incident.at));
-        let deaths = Death::decode_all(&bytes);
-        for death in &deaths {
-            let before = samples_before(death.at);
-            let kills = oom_kills(death.at, known, &before, &now);
-            self.report(&Incident::of_death(death, kills, &before));
+        // When the last death was explained, and those that are in the file, in case an earlier recorder did not
+        // finish.
+        let (mut known, mut reported) = (i64::MIN, Vec::new());
+        history::each_incident(|incident| {
+            if incident.is_death() {
+                known = known.max(incident.at);
+                reported.push((incident.at, incident.pid));
+            }
+        });
+        for death in Death::decode_all(&bytes) {
+            if reported.contains(&(death.at, death.pid)) {
+                continue;
+            }
+            let kills = oom_kills(death.at, known, &counters_before(death.at), &now);
+            self.report(&Incident::of_death(&death, kills, &samples_before(death.at)));
+            known = known.max(death.at);
         }
         deaths::finish();
-        deaths.last().map(|death| death.at)
     }
 
     fn keep_minute(&mut self, sample: &Sample) {
@@ -163,8 +192,8 @@ impl Recorder {
     fn watch_thresholds(&mut self) {
         let limit = settings::log_session_memory();
         let sessions = if limit.is_some() { self.sampler.groups() } else { Vec::new() };
-        for pid in self.thresholds.cross(limit, &sessions) {
-            let incident = Incident::of_threshold(Cause::SessionMemory, pid, self.recent.make_contiguous());
+        for (pid, held) in self.thresholds.cross(limit, &sessions) {
+            let incident = Incident::of_session(pid, held, self.recent.make_contiguous());
             self.report(&incident);
         }
         let headroom = self.recent.back().and_then(|sample| sample.headroom);
@@ -181,11 +210,21 @@ impl Recorder {
     }
 }
 
-/// The samples of the last seconds before a time.
+/// The samples of the last minute before a time, without their sessions: while memory is short, there are many.
+fn counters_before(at: i64) -> Vec<Sample> {
+    let mut samples = Vec::new();
+    history::each_written_sample(at, |mut sample| {
+        sample.sessions = Vec::new();
+        samples.push(sample);
+    });
+    samples
+}
+
+/// The last samples before a time.
 fn samples_before(at: i64) -> Vec<Sample> {
-    let mut samples = VecDeque::with_capacity(RECENT);
+    let mut samples = VecDeque::new();
     history::each_written_sample(at, |sample| {
-        if samples.len() == RECENT {
+        if samples.len() == BEFORE {
             samples.pop_front();
         }
         samples.push_back(sample);

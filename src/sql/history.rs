@@ -66,7 +66,7 @@ rows! {
         query_start: timestamptz = session.and_then(|session| number(session.query_start)),
         query_id: int8 = session.and_then(|session| number(session.query_id)),
         query: text = text(&incident.query),
-        private: int8 = session.map(|session| session.private),
+        private: int8 = incident.held.or(session.map(|session| session.private)),
         growth_per_second: int8 = incident.growth_per_second,
         sampled_at: timestamptz = sample.map(|sample| sample.at),
         largest_pid: int4 = incident.largest.as_ref().map(|largest| largest.pid),

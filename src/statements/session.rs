@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering, compiler_fence};
 
 use crate::model::statements::executions::{Abort, Execution, Needs, Start};
 use crate::model::statements::follower::Follower;
-use crate::model::statements::meter::{HEAVY, Mark, Probe, Sample};
+use crate::model::statements::meter::{HEAVY, Mark, Peak, Probe, Sample};
 use crate::model::statements::table::{Call, Key};
 use crate::pg::hooks::{self, Planning, Query, Text, Utility};
 use crate::pg::{error, fd, settings, this_process, timeout, transactions};
@@ -69,6 +69,12 @@ impl Probe for Memory {
             slot.keep_peak_private(sample.private);
         }
         sample
+    }
+
+    fn tell(&mut self, peak: Peak) {
+        if let Some(slot) = self.slot {
+            slot.keep_peak_private(peak.at_least);
+        }
     }
 
     fn lower_mark(&mut self) -> bool {
@@ -415,9 +421,6 @@ impl Session {
             return;
         }
         let (statement, needs) = (&execution.statement, &execution.needs);
-        if let Some(slot) = self.follower.probe.slot {
-            slot.keep_peak_private(needs.peak.at_least);
-        }
         let is_counted_elsewhere = statement.is_part && !self.follower.executions().is_idle();
         if is_counted_elsewhere {
             return;
@@ -493,6 +496,12 @@ fn add_call(key: Key, needs: &Needs, workers: Workers, call: Call, text: Option<
         ..call
     };
     let _ = shared::write(|table, _| table.add(key, &call));
+}
+
+/// Tells the session what it has not been told yet.
+#[cold]
+fn tell() {
+    with_session(|_| {});
 }
 
 /// A query that has waited goes on.
@@ -615,6 +624,11 @@ impl hooks::Observer for Observer {
 
     #[inline]
     fn executor_pauses(query: &Query) {
+        let id = LATEST.id.get();
+        if id != 0 && id != query.id() {
+            // A function has opened a cursor and left it open.
+            tell();
+        }
         LATEST.id.set(query.id());
         LATEST.is_paused.set(true);
     }
@@ -692,8 +706,8 @@ impl transactions::Observer for Observer {
     }
 
     fn subtransaction_starts() {
-        // Nothing but to pause what is to be paused: what happens now belongs to the subtransaction.
-        with_session(|_| {});
+        // What happens now belongs to the subtransaction.
+        tell();
     }
 
     fn subtransaction_committed(level: i32) {

@@ -241,10 +241,11 @@ impl Slot {
         self.peak_private.fetch_max(private, Ordering::Relaxed);
     }
 
-    /// The largest private memory that a process has noticed since the last call.
-    pub fn take_peak(pid: i32) -> Option<u64> {
-        let slot = slots().iter().find(|slot| slot.pid.load(Ordering::Acquire) == pid as u32)?;
-        Some(slot.peak_private.swap(0, Ordering::Relaxed))
+    /// Passes the largest private memory that each process has noticed since the last call to `visit`, with its pid.
+    pub fn take_peaks(mut visit: impl FnMut(i32, u64)) {
+        for slot in slots().iter().filter(|slot| slot.peak_private.load(Ordering::Relaxed) != 0) {
+            visit(slot.pid.load(Ordering::Acquire) as i32, slot.peak_private.swap(0, Ordering::Relaxed));
+        }
     }
 
     /// A parallel worker has grown by this.

@@ -361,7 +361,8 @@ def test_a_server_that_does_not_restart_after_a_crash():
         connection = restart(0)
         wait_until(lambda: incidents(connection))
         [incident] = incidents(connection)
-        assert (incident["cause"], incident["pid"]) == ("kill", pid)
+        # It might be in another cgroup now, whose counter says nothing.
+        assert (incident["cause"], incident["pid"]) == ("possible oom kill", pid)
         connection.close()
 
 

@@ -723,3 +723,21 @@ def test_not_preloaded(connection):
     for query in "SELECT * FROM pg_meminfo_statements", "SELECT * FROM pg_meminfo_statements_info()", "SELECT pg_meminfo_statements_reset()":
         with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match="must be loaded via"):
             connection.execute(query)
+
+
+def test_a_cursor_that_a_function_leaves_open(session, watcher):
+    """What is executed after it is not part of it."""
+    session.execute(
+        "CREATE FUNCTION opens() RETURNS refcursor LANGUAGE plpgsql AS $$ DECLARE c refcursor; BEGIN OPEN c FOR SELECT * FROM numbers; RETURN c; END $$"
+    )
+    try:
+        session.execute("BEGIN")
+        session.execute("SELECT opens()")
+        session.execute("SELECT length(repeat('after the cursor', 2000000))")
+        session.execute("COMMIT")
+    finally:
+        session.execute("ROLLBACK")
+        session.execute("DROP FUNCTION opens()")
+    [row] = statements(watcher, "SELECT length(repeat('after the cursor'")
+    assert row["toplevel"] and row["growth"] > 20 * MB
+    assert statements(watcher, "SELECT opens()") == []

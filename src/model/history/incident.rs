@@ -116,6 +116,8 @@ pub struct Incident {
     pub oom_kills: Option<u64>,
     /// The process in the last sample. `None` if it was not among the largest, or had not been sampled yet.
     pub session: Option<Session>,
+    /// What it held together with its parallel workers, if that is what has crossed a threshold.
+    pub held: Option<u64>,
     /// By how many bytes a second it has grown, up to the last sample.
     pub growth_per_second: Option<i64>,
     /// The query that it was executing.
@@ -138,10 +140,12 @@ const MAX_EXIT: i64 = 10_000_000;
 /// How many processes the OOM killer has killed from the samples before a death until now. `known` is when the last
 /// death was explained: kills before it are not those of this one. `None` if that is unknown.
 pub fn oom_kills(death: i64, known: i64, samples: &[Sample], now: &Sample) -> Option<u64> {
-    // The kernel counts when it kills, so the last sample may be from after that.
-    let is_before = |sample: &&Sample| sample.at > known.max(death.saturating_sub(GROWTH_OVER)) && sample.at <= death;
+    // The kernel counts when it kills, and the process needs some time to exit. So the last samples may be from after that.
+    let is_before = |sample: &&Sample| sample.at > known.max(death.saturating_sub(MAX_AGE)) && sample.at <= death;
     let before = samples.iter().find(is_before).or(samples.last())?;
-    now.oom_kills?.checked_sub(before.oom_kills?)
+    let kills = now.oom_kills?.checked_sub(before.oom_kills?)?;
+    // If the server has been started anew since, it may be in another cgroup, whose counter begins at 0.
+    (kills > 0 || before.server_start == now.server_start).then_some(kills)
 }
 
 impl Incident {
@@ -172,11 +176,21 @@ impl Incident {
         Incident { oom_kills, ..Incident::of_threshold(Cause::ServerEnd, 0, samples) }
     }
 
+    /// The incident of a session that holds much together with its parallel workers.
+    pub fn of_session(pid: i32, held: u64, samples: &[Sample]) -> Self {
+        Incident { held: Some(held), ..Incident::of_threshold(Cause::SessionMemory, pid, samples) }
+    }
+
     /// The incident of a threshold that a process has crossed, or all together if the pid is 0. The last of `samples`
     /// has seen it.
     pub fn of_threshold(cause: Cause, pid: i32, samples: &[Sample]) -> Self {
         let at = samples.last().map_or(0, |sample| sample.at);
         Incident { at, cause, pid, ..Incident::default() }.with_samples(samples)
+    }
+
+    /// Whether it is about a process that was ended.
+    pub fn is_death(&self) -> bool {
+        matches!(self.cause, Cause::OomKill | Cause::PossibleOomKill | Cause::Kill | Cause::Crash)
     }
 
     fn with_samples(mut self, samples: &[Sample]) -> Self {
@@ -212,7 +226,7 @@ impl Incident {
     /// What the log says.
     pub fn message(&self) -> String {
         let pid = self.pid;
-        let held = self.session.as_ref().map_or(0, |session| session.private);
+        let held = self.held.unwrap_or(0);
         let sample = self.sample.as_ref();
         match self.cause {
             Cause::OomKill => format!("process {pid} was killed by the OOM killer"),
@@ -221,7 +235,8 @@ impl Incident {
             Cause::Crash => format!("process {pid} was terminated by signal {}", self.signal),
             Cause::ServerEnd => "the server had ended without a shutdown".to_string(),
             Cause::SessionMemory => {
-                format!("process {pid} holds {} of private memory, more than log_session_memory", size(held))
+                let of_all = "of private memory with its parallel workers";
+                format!("process {pid} holds {} {of_all}, more than log_session_memory", size(held))
             }
             Cause::MinHeadroom => {
                 let left = sample.and_then(|sample| sample.headroom).unwrap_or(0);
@@ -354,12 +369,15 @@ mod tests {
         let counted = |at, kills| Sample { oom_kills: Some(kills), ..sample(at, &[]) };
         let samples = [counted(90_000_000, 1), counted(96_000_000, 2), counted(99_990_000, 3)];
         let now = counted(101_000_000, 3);
-        // The last sample is from after the kill; that of 10 seconds ago from before another one.
-        assert_eq!(oom_kills(100_000_000, 0, &samples, &now), Some(1));
+        // The last sample is from after the kill; the first from before another one, which has been explained.
+        assert_eq!(oom_kills(100_000_000, 91_000_000, &samples, &now), Some(1));
         // Everything before 97 has been explained.
         assert_eq!(oom_kills(100_000_000, 97_000_000, &samples, &now), Some(0));
         assert_eq!(oom_kills(200_000_000, 0, &samples, &now), Some(0));
         assert_eq!(oom_kills(100_000_000, 0, &[], &now), None);
+        // A new cgroup, in which nobody has been killed yet.
+        let elsewhere = Sample { server_start: 1, ..counted(101_000_000, 3) };
+        assert_eq!(oom_kills(200_000_000, 0, &samples, &elsewhere), None);
         assert_eq!(oom_kills(100_000_000, 0, &samples, &sample(101_000_000, &[])), None);
     }
 

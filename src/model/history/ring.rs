@@ -74,6 +74,15 @@ pub enum Unusable {
     Io(io::Error),
 }
 
+impl From<io::Error> for Unusable {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof => Unusable::Damaged,
+            _ => Unusable::Io(error),
+        }
+    }
+}
+
 /// What the first block says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
@@ -107,10 +116,7 @@ impl Header {
     /// Reads it.
     pub fn read(storage: &impl Storage) -> Result<Self, Unusable> {
         let mut bytes = [0; 32];
-        storage.read(0, &mut bytes).map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => Unusable::Damaged,
-            _ => Unusable::Io(error),
-        })?;
+        storage.read(0, &mut bytes).map_err(Unusable::from)?;
         if bytes[..8] != *MAGIC || number(&bytes[8..]) != VERSION || number(&bytes[12..]) != BLOCK as u32 {
             return Err(Unusable::Foreign);
         }
@@ -119,7 +125,7 @@ impl Header {
         }
         let header = Header { blocks: number(&bytes[16..]), cluster: long(&bytes[20..]) };
         // The last block must be there.
-        storage.read(header.size() - 1, &mut [0]).map_err(|_| Unusable::Damaged)?;
+        storage.read(header.size() - 1, &mut [0]).map_err(Unusable::from)?;
         if header.blocks < 2 { Err(Unusable::Damaged) } else { Ok(header) }
     }
 }
@@ -265,6 +271,13 @@ fn blocks(storage: &impl Storage, header: Header) -> Vec<Block> {
 /// The time of the oldest record.
 pub fn first_time(storage: &impl Storage, header: Header) -> Option<i64> {
     blocks(storage, header).first().map(|block| block.first_at)
+}
+
+/// Passes the records of the newest block to `visit`, the oldest first.
+pub fn read_newest(storage: &impl Storage, header: Header, mut visit: impl FnMut(&[u8])) {
+    if let Some(block) = blocks(storage, header).last() {
+        read_block(storage, *block, header, &mut |_, record| visit(record));
+    }
 }
 
 /// Passes the records of the blocks that can have some from the time `from` until `until` to `visit`, the oldest first,

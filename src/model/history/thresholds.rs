@@ -10,9 +10,9 @@ pub struct Thresholds {
 }
 
 impl Thresholds {
-    /// The sessions that hold more than `limit` for the first time, or again. `sessions` are pids of all sessions with
-    /// what they and their parallel workers hold.
-    pub fn cross(&mut self, limit: Option<u64>, sessions: &[(i32, u64)]) -> Vec<i32> {
+    /// The sessions that hold more than `limit` for the first time, or again, with what they hold. `sessions` are pids
+    /// of all sessions with what they and their parallel workers hold.
+    pub fn cross(&mut self, limit: Option<u64>, sessions: &[(i32, u64)]) -> Vec<(i32, u64)> {
         let Some(limit) = limit else {
             self.large.clear();
             return Vec::new();
@@ -20,8 +20,8 @@ impl Thresholds {
         let is_well_below = |private: u64| private < limit / 4 * 3;
         self.large.retain(|pid| sessions.iter().any(|&(other, private)| other == *pid && !is_well_below(private)));
         let is_new = |&&(pid, private): &&(i32, u64)| private > limit && !self.large.contains(&pid);
-        let crossed: Vec<_> = sessions.iter().filter(is_new).map(|&(pid, _)| pid).collect();
-        self.large.extend_from_slice(&crossed);
+        let crossed: Vec<_> = sessions.iter().filter(is_new).copied().collect();
+        self.large.extend(crossed.iter().map(|&(pid, _)| pid));
         crossed
     }
 
@@ -49,22 +49,22 @@ mod tests {
         let mut thresholds = Thresholds::default();
         let mut at = |private| thresholds.cross(Some(100), &[(1, 5), (7, private)]);
         assert_eq!(at(100), []);
-        assert_eq!(at(101), [7]);
+        assert_eq!(at(101), [(7, 101)]);
         assert_eq!(at(500), []);
         assert_eq!(at(80), []);
         assert_eq!(at(120), []);
         assert_eq!(at(74), []);
-        assert_eq!(at(120), [7]);
+        assert_eq!(at(120), [(7, 120)]);
     }
 
     #[test]
     fn one_that_has_gone_is_forgotten() {
         let mut thresholds = Thresholds::default();
-        assert_eq!(thresholds.cross(Some(100), &[(7, 200)]), [7]);
+        assert_eq!(thresholds.cross(Some(100), &[(7, 200)]), [(7, 200)]);
         assert_eq!(thresholds.cross(Some(100), &[]), []);
-        assert_eq!(thresholds.cross(Some(100), &[(7, 200)]), [7]);
+        assert_eq!(thresholds.cross(Some(100), &[(7, 200)]), [(7, 200)]);
         assert_eq!(thresholds.cross(None, &[(7, 200)]), []);
-        assert_eq!(thresholds.cross(Some(100), &[(7, 200)]), [7]);
+        assert_eq!(thresholds.cross(Some(100), &[(7, 200)]), [(7, 200)]);
     }
 
     #[test]

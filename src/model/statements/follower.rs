@@ -150,6 +150,7 @@ impl<P: Probe, T> Follower<P, T> {
     /// What has been found belongs to all that are running.
     fn distribute(&mut self) {
         if let Some(finding) = self.meter.take() {
+            self.probe.tell(finding.peak);
             self.executions.add(finding);
         }
     }

@@ -29,6 +29,8 @@ pub trait Probe {
     fn lower_mark(&mut self) -> bool;
     /// Whether a sample opens no file.
     fn is_open(&self) -> bool;
+    /// Is told of a peak.
+    fn tell(&mut self, _: Peak) {}
 }
 
 /// The mark of a process.
