@@ -197,3 +197,36 @@ fn files_that_cannot_be_used() {
     short.bytes.borrow_mut().clear();
     assert!(matches!(Header::read(&short), Err(Unusable::Damaged)));
 }
+
+/// A file of which the first reading of a whole block is from before its last record was complete.
+struct BeingWritten {
+    memory: Memory,
+    is_first: Cell<bool>,
+}
+
+impl Storage for BeingWritten {
+    fn read(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
+        self.memory.read(offset, bytes)?;
+        if bytes.len() == BLOCK && self.is_first.replace(false) {
+            bytes[BLOCK_HEADER + 2 * RECORD_HEADER + 1500..].fill(0);
+        }
+        Ok(())
+    }
+
+    fn write(&self, _: u64, _: &[u8]) -> io::Result<()> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+}
+
+#[test]
+fn a_record_that_is_being_written_is_read_once_more() {
+    let header = Header::for_size(3 * BLOCK as u64, 7);
+    let mut ring = Ring::create(Memory::new(header), header).unwrap();
+    for number in 0..2 {
+        ring.append(number, &record(number, 1000)).unwrap();
+    }
+    let storage = BeingWritten { memory: ring.storage().clone(), is_first: Cell::new(true) };
+    let mut found = Vec::new();
+    read(&storage, header, EVER.0, EVER.1, |_, bytes| found.push(bytes.to_vec()));
+    assert_eq!(found, [record(0, 1000), record(1, 1000)]);
+}
