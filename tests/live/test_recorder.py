@@ -223,6 +223,38 @@ def test_who_was_killed_by_the_oom_killer(in_small_cgroup, name):
         wait_until(lambda: count(connection, incident["at"]) > 1)
 
 
+def test_a_parallel_hash_join_that_was_killed(in_small_cgroup):
+    """Its hash table is in shared memory, so nobody holds much by itself. The kernel takes the leader or a worker."""
+    cluster, _ = in_small_cgroup
+    name = "joins"
+    with cluster.connect() as connection:
+        connection.execute("CREATE TABLE large AS SELECT n, repeat('x', 200) AS x FROM generate_series(1, 2000000) AS n")
+        connection.execute("ANALYZE large")
+    settings = [
+        "max_parallel_workers_per_gather=2",
+        "min_parallel_table_scan_size=0",
+        "parallel_setup_cost=0",
+        "parallel_tuple_cost=0",
+        "work_mem=2GB",
+        "enable_mergejoin=off",
+        "enable_nestloop=off",
+    ]
+    query = "SELECT count(*) FROM large AS a JOIN large AS b ON a.n = b.n AND a.x = b.x"
+    with cluster.connect(*settings, application_name=name) as session:
+        pid = session.info.backend_pid
+        plan = "\n".join(line for (line,) in session.execute(f"EXPLAIN {query}"))
+        assert "Parallel Hash Join" in plan
+        with pytest.raises(psycopg.OperationalError):
+            session.execute(query)
+    with reconnect(cluster) as connection:
+        wait_until(lambda: incidents(connection))
+        [incident] = incidents(connection)
+        assert incident["cause"] == "oom kill" and incident["application_name"] == name
+        assert incident["query"].startswith(query)
+        group = "SELECT DISTINCT coalesce(leader_pid, pid) FROM pg_meminfo_session_history WHERE pid = %s"
+        assert connection.execute(group, [incident["pid"]]).fetchall() == [(pid,)]
+
+
 def test_another_process_is_killed_than_the_one_that_held_most(recorded):
     """As when the kernel takes an innocent neighbour."""
     with recorded.connect(application_name="large") as large, recorded.connect(application_name="small") as small:
@@ -466,6 +498,22 @@ def test_a_session_that_holds_much_is_logged_once():
             assert (incident["pid"], incident["application_name"]) == (pid, "large")
             assert incident["private"] > 100 * MB
             assert cluster.log_has(f"process {pid} holds ")
+
+
+def test_parallel_workers_count_under_their_leader():
+    with start_cluster(PRELOADED, FAST, "pg_meminfo.log_session_memory = 100MB") as cluster, cluster.connect() as connection:
+        connection.execute(
+            """CREATE FUNCTION holds() RETURNS int LANGUAGE plpgsql PARALLEL SAFE AS $$
+            DECLARE held text := repeat('x', 45000000); BEGIN PERFORM pg_sleep(1000); RETURN length(held); END $$"""
+        )
+        connection.execute("CREATE TABLE many AS SELECT generate_series(1, 1000) AS n")
+        settings = ["parallel_setup_cost=0", "parallel_tuple_cost=0", "min_parallel_table_scan_size=0", "max_parallel_workers_per_gather=2"]
+        # Each of the three holds 45 MB.
+        with cluster.running("SELECT count(holds()) FROM many", *settings) as leader:
+            wait_until(lambda: incidents(connection, "session memory"))
+            [incident] = incidents(connection, "session memory")
+            assert incident["pid"] == leader and incident["private"] > 100 * MB
+            assert cluster.log_has(f"process {leader} holds ")
 
 
 def test_little_memory_left_is_logged():
