@@ -62,19 +62,6 @@ def wait_until(condition):
         time.sleep(0.001)
 
 
-def reconnect(cluster):
-    """A session in a cluster that is restarting."""
-    found = []
-
-    def is_up():
-        with contextlib.suppress(psycopg.OperationalError):
-            found.append(cluster.connect())
-        return found
-
-    wait_until(is_up)
-    return found[0]
-
-
 class Cluster:
     """A running cluster with the extension in its database postgres."""
 
