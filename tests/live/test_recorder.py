@@ -234,9 +234,9 @@ def test_who_was_killed_by_the_oom_killer(in_small_cgroup, name):
         assert (incident["datname"], incident["usename"]) == ("postgres", "postgres")
         assert EATERS[name].startswith(incident["query"].rstrip()) or incident["query"].startswith(EATERS[name])
         assert incident["largest_pid"] == pid and incident["oom_kills"] == 1
-        # What the samples saw last is not long ago, and most of what there was.
+        # What the samples saw last is not long ago, unless the kernel keeps the recorder waiting for memory, too.
         age = (incident["at"] - incident["sampled_at"]).total_seconds()
-        assert 0 <= age < 5
+        assert 0 <= age < 60
         assert 30 * MB < incident["private"] <= 400 * MB
         # A session that is stuck at the limit for seconds grows no more.
         assert incident["growth_per_second"] is not None
