@@ -15,6 +15,7 @@ use pgrx_pg_sys as pg_sys;
 use super::encoding;
 use super::error;
 use super::fmgr::Call;
+use super::this_process;
 
 /// A column of a result.
 #[derive(Clone, Copy, Debug)]
@@ -164,8 +165,7 @@ impl Rows {
 
     /// The value of a timestamp, from microseconds since the Unix epoch.
     pub fn timestamptz(&self, value: Option<i64>) -> Option<pg_sys::Datum> {
-        let days = i64::from(pg_sys::POSTGRES_EPOCH_JDATE - pg_sys::UNIX_EPOCH_JDATE);
-        self.int8(value.map(|value| value - days * 86_400_000_000))
+        self.int8(value.map(|value| value - this_process::EPOCH))
     }
 
     /// The value of a text. Until the row is complete, this is its offset in the buffer, because the buffer may move. Bytes

@@ -16,7 +16,7 @@ pub fn pid() -> i32 {
 }
 
 /// The time at which Postgres begins to count, in microseconds since the Unix epoch.
-const EPOCH: i64 = (pg_sys::POSTGRES_EPOCH_JDATE - pg_sys::UNIX_EPOCH_JDATE) as i64 * 86_400_000_000;
+pub(super) const EPOCH: i64 = (pg_sys::POSTGRES_EPOCH_JDATE - pg_sys::UNIX_EPOCH_JDATE) as i64 * 86_400_000_000;
 
 /// The time, in microseconds since the Unix epoch.
 pub fn now() -> i64 {

@@ -38,7 +38,7 @@ impl Kind {
             Ok(file) => match Ring::open(file) {
                 Ok(ring) if ring.header() == self.wanted() => return Some(ring),
                 Ok(ring) if ring.header().cluster == self.wanted().cluster => return self.resize(&ring),
-                Ok(_) | Err(Unusable::OtherCluster) => "it belongs to another cluster".to_string(),
+                Ok(_) => "it belongs to another cluster".to_string(),
                 Err(Unusable::Foreign) => "it is of another version of pg_meminfo".to_string(),
                 Err(Unusable::Damaged) => "it is damaged".to_string(),
                 // It may be all right, and is tried again.
@@ -96,12 +96,14 @@ impl Kind {
             fs::rename(&new, self.name)?;
             Ok(ring)
         });
-        made.map_err(|error| {
-            // A failed allocation has used up what was left.
-            let _ = fs::remove_file(&new);
-            error::log_file(Path::new(self.name), "could not write file", &error);
-        })
-        .ok()
+        made.map_or_else(
+            |error| {
+                // A failed allocation has used up what was left.
+                let _ = fs::remove_file(&new);
+                self.log("could not write file", &error)
+            },
+            Some,
+        )
     }
 
     /// A new file with all of its blocks, so that a full disk is found now and not later.

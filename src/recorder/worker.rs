@@ -20,7 +20,7 @@ use super::{deaths, history};
 /// How many samples are kept in memory, for the growth of a session.
 const RECENT: usize = 64;
 
-/// So many samples before an incident are looked at: those of ten seconds, if there are 50 a second.
+/// So many samples before an incident are looked at for its sessions: those of ten seconds, if there are 50 a second.
 const BEFORE: usize = 512;
 
 /// A sample of a minute has so many sessions.
@@ -141,8 +141,9 @@ impl Recorder {
             is_explained |= incident.is_death() && incident.at >= last.at - EXPLAINS;
         });
         if !is_explained {
-            let kills = oom_kills(last.at, i64::MIN, &counters_before(last.at), &now);
-            self.report(&Incident::of_server_end(kills, &samples_before(last.at)));
+            let before = samples_before(last.at);
+            let kills = oom_kills(last.at, i64::MIN, &before, &now);
+            self.report(&Incident::of_server_end(kills, &before));
         }
     }
 
@@ -170,8 +171,9 @@ impl Recorder {
             if reported.contains(&(death.at, death.pid)) {
                 continue;
             }
-            let kills = oom_kills(death.at, known, &counters_before(death.at), &now);
-            self.report(&Incident::of_death(&death, kills, &samples_before(death.at)));
+            let before = samples_before(death.at);
+            let kills = oom_kills(death.at, known, &before, &now);
+            self.report(&Incident::of_death(&death, kills, &before));
             known = known.max(death.at);
         }
         deaths::finish();
@@ -210,24 +212,14 @@ impl Recorder {
     }
 }
 
-/// The samples of the last minute before a time, without their sessions: while memory is short, there are many.
-fn counters_before(at: i64) -> Vec<Sample> {
-    let mut samples = Vec::new();
-    history::each_written_sample(at, |mut sample| {
-        sample.sessions = Vec::new();
+/// The samples of the last minute before a time. While memory is short, there are many: only the last have their sessions.
+fn samples_before(at: i64) -> Vec<Sample> {
+    let mut samples: Vec<Sample> = Vec::new();
+    history::each_written_sample(at, |sample| {
+        if let Some(nth) = samples.len().checked_sub(BEFORE) {
+            samples[nth].sessions = Vec::new();
+        }
         samples.push(sample);
     });
     samples
-}
-
-/// The last samples before a time.
-fn samples_before(at: i64) -> Vec<Sample> {
-    let mut samples = VecDeque::new();
-    history::each_written_sample(at, |sample| {
-        if samples.len() == BEFORE {
-            samples.pop_front();
-        }
-        samples.push_back(sample);
-    });
-    samples.into()
 }

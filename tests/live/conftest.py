@@ -192,6 +192,12 @@ def start_cluster(*settings, within=(), **environment):
         process.stdout.close()
 
 
+def private(pid):
+    """Resident private memory of a process, in bytes."""
+    _, resident, shared, *_ = pathlib.Path(f"/proc/{pid}/statm").read_text().split()
+    return (int(resident) - int(shared)) * PAGE
+
+
 # Lets a child of a protected postmaster be killed.
 OOM_ADJUST = {"PG_OOM_ADJUST_FILE": "/proc/self/oom_score_adj"}
 

@@ -11,9 +11,9 @@ import psycopg
 import pytest
 from conftest import (
     OOM_ADJUST,
-    PAGE,
     in_mounts,
     limited,
+    private,
     protect,
     rows,
     start_cluster,
@@ -51,12 +51,6 @@ def count(connection, since="-infinity"):
 
 def now(connection):
     return connection.execute("SELECT clock_timestamp()").fetchone()[0]
-
-
-def private(pid):
-    """Resident private memory of a process, in bytes."""
-    _, resident, shared, *_ = pathlib.Path(f"/proc/{pid}/statm").read_text().split()
-    return (int(resident) - int(shared)) * PAGE
 
 
 def incidents(connection, cause=None):

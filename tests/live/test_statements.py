@@ -12,7 +12,7 @@ import time
 
 import psycopg
 import pytest
-from conftest import PAGE, in_mounts, rows, start_cluster, wait_until
+from conftest import in_mounts, private, rows, start_cluster, wait_until
 
 MB = 2**20
 
@@ -49,12 +49,6 @@ def watcher(preloaded):
     with preloaded.connect() as watcher:
         watcher.execute("SELECT pg_meminfo_statements_reset()")
         yield watcher
-
-
-def private(pid):
-    """Resident private memory of a process, in bytes."""
-    _, resident, shared, *_ = pathlib.Path(f"/proc/{pid}/statm").read_text().split()
-    return (int(resident) - int(shared)) * PAGE
 
 
 class Poller:

@@ -66,8 +66,6 @@ impl<S: Storage> Storage for &S {
 pub enum Unusable {
     /// It is no such file, or of another version.
     Foreign,
-    /// It belongs to another cluster.
-    OtherCluster,
     /// It is damaged, or shorter than it says.
     Damaged,
     /// It cannot be read.
@@ -116,7 +114,7 @@ impl Header {
     /// Reads it.
     pub fn read(storage: &impl Storage) -> Result<Self, Unusable> {
         let mut bytes = [0; 32];
-        storage.read(0, &mut bytes).map_err(Unusable::from)?;
+        storage.read(0, &mut bytes)?;
         if bytes[..8] != *MAGIC || number(&bytes[8..]) != VERSION || number(&bytes[12..]) != BLOCK as u32 {
             return Err(Unusable::Foreign);
         }
@@ -125,7 +123,7 @@ impl Header {
         }
         let header = Header { blocks: number(&bytes[16..]), cluster: long(&bytes[20..]) };
         // The last block must be there.
-        storage.read(header.size() - 1, &mut [0]).map_err(Unusable::from)?;
+        storage.read(header.size() - 1, &mut [0])?;
         if header.blocks < 2 { Err(Unusable::Damaged) } else { Ok(header) }
     }
 }
