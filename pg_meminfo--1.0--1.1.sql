@@ -260,7 +260,8 @@ sample before. Needs what pg_meminfo_history() needs.
 at (time): when it happened
 cause (text): oom kill; possible oom kill if it was SIGKILL and the kernel does not count kills; kill if it was SIGKILL
   and not the OOM killer; crash for another signal; server end if all ended without a shutdown; session memory and min
-  headroom for the settings pg_meminfo.log_session_memory and pg_meminfo.log_min_headroom
+  headroom for the settings pg_meminfo.log_session_memory and pg_meminfo.log_min_headroom; brake, cancel and terminate
+  for what the guard has done
 pid (identifier): process that was killed or crossed the threshold; NULL if it is about all of them
 signal (number): signal that ended it; NULL if none did
 backend_type (text): as in pg_stat_activity; this and what follows is NULL if the process was not in the last sample
@@ -292,6 +293,54 @@ CREATE VIEW pg_meminfo_incidents AS
 
 GRANT SELECT ON pg_meminfo_incidents TO PUBLIC;
 
+-- pg_meminfo_guard(): what the guard does now
+CREATE FUNCTION pg_meminfo_guard(
+    OUT recorder_pid int,
+    OUT guard_action text,
+    OUT min_headroom bigint,
+    OUT session_memory_limit bigint,
+    OUT headroom bigint,
+    OUT memory_limit bigint,
+    OUT is_short boolean,
+    OUT share bigint,
+    OUT limited int,
+    OUT shortages bigint,
+    OUT refusals bigint,
+    OUT cancels bigint,
+    OUT terminations bigint,
+    OUT acted_at timestamptz,
+    OUT acted_on int
+) RETURNS SETOF record
+AS 'MODULE_PATHNAME', 'pg_meminfo_guard'
+LANGUAGE C VOLATILE STRICT PARALLEL SAFE COST 10 ROWS 1;
+COMMENT ON FUNCTION pg_meminfo_guard() IS
+'What the guard does now: one row. Counters are from the start of the server, or its restart after a crash. Needs
+pg_meminfo in shared_preload_libraries.
+
+recorder_pid (identifier): process that samples memory and runs the guard; NULL if there is none
+guard_action (text): pg_meminfo.guard_action; NULL if pg_meminfo.min_headroom is -1 or 0, or a percentage of a limit that
+  has not been sampled yet, and so nothing is done
+min_headroom (bytes): pg_meminfo.min_headroom; NULL as above
+session_memory_limit (bytes): pg_meminfo.session_memory_limit in this session; NULL if there is none
+headroom (bytes): what could still be allocated at the last sample, without swapping
+memory_limit (bytes): the limit that the headroom is below
+is_short (boolean): whether memory is short: since less than min_headroom was left, until a quarter more is; NULL as above
+share (bytes): how much more each session may map now; NULL if sessions are not limited
+limited (number): client backends and parallel workers that are limited so
+shortages (number): how often memory has become short
+refusals (number): ERRORs and FATALs "out of memory" because of session_memory_limit or the share
+cancels (number): statements that the guard has canceled
+terminations (number): sessions that the guard has terminated
+acted_at (time): when it last canceled or terminated, or memory last became short; NULL if never
+acted_on (identifier): the process; NULL if it was all of them';
+
+CREATE VIEW pg_meminfo_guard AS
+    SELECT g.recorder_pid, g.guard_action, g.min_headroom, g.session_memory_limit, g.headroom, g.memory_limit, g.is_short,
+           g.share, g.limited, g.shortages, g.refusals, g.cancels, g.terminations, g.acted_at, g.acted_on
+    FROM pg_meminfo_guard() g;
+
+GRANT SELECT ON pg_meminfo_guard TO PUBLIC;
+
 -- The comments of the new views and their columns, as those of the other views: from the comments of the functions below
 DO $$
 DECLARE
@@ -308,7 +357,8 @@ BEGIN
         FROM (VALUES ('pg_meminfo_statements', 'pg_meminfo_statements()'),
                      ('pg_meminfo_history', 'pg_meminfo_history(timestamptz, timestamptz)'),
                      ('pg_meminfo_session_history', 'pg_meminfo_session_history(timestamptz, timestamptz)'),
-                     ('pg_meminfo_incidents', 'pg_meminfo_incidents()')) AS pairs (view, function)
+                     ('pg_meminfo_incidents', 'pg_meminfo_incidents()'),
+                     ('pg_meminfo_guard', 'pg_meminfo_guard()')) AS pairs (view, function)
     LOOP
         EXECUTE format('COMMENT ON VIEW %s IS %L', pair.view, split_part(pair.text, E'\n\n', 1));
         FOR line IN

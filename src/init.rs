@@ -4,7 +4,7 @@ use pgrx_pg_sys as pg_sys;
 
 use crate::pg::settings;
 use crate::proc::ptrace_access;
-use crate::{recorder, statements};
+use crate::{guard, recorder, statements};
 
 /// Called once in each process that loads the library.
 // SAFETY: the name is the one that the server looks up, and no other object in this library has it.
@@ -19,6 +19,8 @@ extern "C-unwind" fn _PG_init() {
         }
         // SAFETY: as above.
         unsafe { pg_sys::panic::pgrx_extern_c_guard(statements::install) };
+        // SAFETY: as above.
+        unsafe { pg_sys::panic::pgrx_extern_c_guard(guard::install) };
         // SAFETY: as above.
         unsafe { pg_sys::panic::pgrx_extern_c_guard(recorder::install) };
     }

@@ -10,6 +10,7 @@
 //!   `/proc`.
 //! - `cluster` combines the two: the processes of this cluster and their memory. It returns results and errors.
 //! - `statements` measures the memory of statements, by hooks, and keeps the result in shared memory.
+//! - `guard` limits the memory of sessions, and ends the statement of one before the OOM killer comes for all.
 //! - `recorder` keeps a history of that, by a background worker, and incidents that survive a crash.
 //! - `sql` turns them into rows, WARNINGs and ERRORs: one file for each group of SQL functions.
 //! - `init` runs when a server loads the library.
@@ -28,6 +29,8 @@ pub mod proc;
 
 #[cfg(feature = "postgres")]
 mod cluster;
+#[cfg(feature = "postgres")]
+mod guard;
 #[cfg(feature = "postgres")]
 mod init;
 #[cfg(feature = "postgres")]

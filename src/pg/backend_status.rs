@@ -98,6 +98,21 @@ impl BackendStatuses {
         (pid > 0).then(|| Listed { pid, start, nth, kind: unsafe { kind.read_volatile() } })
     }
 
+    /// Whether a process executes a statement, and when that or its last one was started, in microseconds since the
+    /// Unix epoch. This is cheap, but not of one moment.
+    pub fn statement(&self, listed: Listed) -> (bool, i64) {
+        let entry = self.entry(listed.nth);
+        // SAFETY: the entry is in shared memory, which is never freed.
+        let state = unsafe { &raw const (*entry).st_state };
+        // SAFETY: as above.
+        let start = unsafe { &raw const (*entry).st_activity_start_timestamp };
+        // SAFETY: as above. The reads are volatile because other processes write the fields.
+        let state = unsafe { state.read_volatile() };
+        // SAFETY: as above.
+        let start = unix_time(unsafe { start.read_volatile() });
+        (matches!(state, BackendState::STATE_RUNNING | BackendState::STATE_FASTPATH), start)
+    }
+
     /// What a process does: at most `query_size` bytes of its query. `None` if it has exited, or changes too fast.
     pub fn activity(&self, listed: Listed, query_size: usize) -> Option<Activity> {
         const TRIES: usize = 20;
@@ -168,6 +183,11 @@ impl Listed {
     /// The type that pg_stat_activity shows.
     pub fn type_name(&self) -> Vec<u8> {
         backends::type_name(self.pid, self.kind)
+    }
+
+    /// Whether it serves a client.
+    pub fn is_client_backend(&self) -> bool {
+        self.kind == pg_sys::BackendType::B_BACKEND
     }
 
     /// The pid of its leader if it is a parallel worker.

@@ -1,10 +1,10 @@
-//! What the postmaster writes to the log about its children.
+//! Messages on their way to the log: what the postmaster says about its children, and ERRORs that are to say more.
 //!
 //! The frame of the hook is plain, as those of [`super::hooks`]: another extension's hook may raise an ERROR through
 //! it.
 #![allow(ffi_unwind_calls)]
 
-use core::ffi::CStr;
+use core::ffi::{CStr, c_char, c_int};
 use std::sync::OnceLock;
 
 use pgrx_pg_sys as pg_sys;
@@ -19,19 +19,41 @@ pub trait Observer: 'static {
     fn child_was_terminated(message: &[u8], detail: Option<&[u8]>);
 }
 
+/// Changes what an ERROR says. It must not unwind, and allocates nothing: there may be no memory left.
+pub type Editor = fn(&mut Report);
+
+/// An ERROR or a FATAL, before it is written to the log and sent to the client.
+#[derive(Debug)]
+pub struct Report(*mut pg_sys::ErrorData);
+
 type Hook = unsafe extern "C-unwind" fn(*mut pg_sys::ErrorData);
 
 static NEXT: OnceLock<Option<Hook>> = OnceLock::new();
+static OBSERVER: OnceLock<fn(&[u8], Option<&[u8]>)> = OnceLock::new();
+static EDITOR: OnceLock<Editor> = OnceLock::new();
 
 /// Lets an observer be told. Called once, when the postmaster loads the library.
-pub fn install<O: Observer>() {
-    // SAFETY: a plain variable, which only the main thread uses.
-    NEXT.set(unsafe { pg_sys::emit_log_hook }).expect("called once");
-    // SAFETY: as above.
-    unsafe { pg_sys::emit_log_hook = Some(emit::<O>) };
+pub fn observe<O: Observer>() {
+    OBSERVER.set(O::child_was_terminated).expect("called once");
+    install();
 }
 
-unsafe extern "C-unwind" fn emit<O: Observer>(data: *mut pg_sys::ErrorData) {
+/// Lets ERRORs be changed. Called once, when the postmaster loads the library.
+pub fn edit(editor: Editor) {
+    EDITOR.set(editor).expect("called once");
+    install();
+}
+
+fn install() {
+    // SAFETY: a plain variable, which only the main thread uses.
+    let next = unsafe { pg_sys::emit_log_hook };
+    if NEXT.set(next).is_ok() {
+        // SAFETY: as above.
+        unsafe { pg_sys::emit_log_hook = Some(emit) };
+    }
+}
+
+unsafe extern "C-unwind" fn emit(data: *mut pg_sys::ErrorData) {
     // SAFETY: a plain variable.
     let is_postmaster = !unsafe { pg_sys::IsUnderPostmaster };
     if is_postmaster {
@@ -39,8 +61,16 @@ unsafe extern "C-unwind" fn emit<O: Observer>(data: *mut pg_sys::ErrorData) {
         let data = unsafe { &*data };
         if text(data.message_id) == Some(TERMINATED.to_bytes())
             && let Some(message) = text(data.message)
+            && let Some(observer) = OBSERVER.get()
         {
-            O::child_was_terminated(message, text(data.detail));
+            observer(message, text(data.detail));
+        }
+    } else if let Some(editor) = EDITOR.get() {
+        // SAFETY: as above.
+        let level = unsafe { (*data).elevel };
+        // What is less severe is freed with its texts.
+        if level >= pg_sys::elog::PgLogLevel::ERROR as c_int {
+            editor(&mut Report(data));
         }
     }
     if let Some(Some(next)) = NEXT.get() {
@@ -49,7 +79,47 @@ unsafe extern "C-unwind" fn emit<O: Observer>(data: *mut pg_sys::ErrorData) {
     }
 }
 
-fn text<'a>(text: *const core::ffi::c_char) -> Option<&'a [u8]> {
+impl Report {
+    fn data(&self) -> &pg_sys::ErrorData {
+        // SAFETY: Postgres passes a valid record to the hook, and this lives no longer.
+        unsafe { &*self.0 }
+    }
+
+    /// The message before it is translated.
+    pub fn message_id(&self) -> Option<&[u8]> {
+        text(self.data().message_id)
+    }
+
+    /// The detail.
+    pub fn detail(&self) -> Option<&[u8]> {
+        text(self.data().detail)
+    }
+
+    /// Whether it has a hint.
+    pub fn has_hint(&self) -> bool {
+        !self.data().hint.is_null()
+    }
+
+    /// Sets the message. Postgres does not free the texts of an ERROR one by one.
+    pub fn set_message(&mut self, message: &'static CStr) {
+        // SAFETY: as in data(). Nobody writes to the text.
+        unsafe { (*self.0).message = message.as_ptr().cast_mut() };
+    }
+
+    /// Sets the detail.
+    pub fn set_detail(&mut self, detail: &'static CStr) {
+        // SAFETY: as above.
+        unsafe { (*self.0).detail = detail.as_ptr().cast_mut() };
+    }
+
+    /// Sets the hint.
+    pub fn set_hint(&mut self, hint: &'static CStr) {
+        // SAFETY: as above.
+        unsafe { (*self.0).hint = hint.as_ptr().cast_mut() };
+    }
+}
+
+fn text<'a>(text: *const c_char) -> Option<&'a [u8]> {
     // SAFETY: it is null, or ends with a NUL and lives as long as the call of the hook.
     (!text.is_null()).then(|| unsafe { CStr::from_ptr(text) }.to_bytes())
 }

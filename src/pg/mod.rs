@@ -7,13 +7,15 @@
 //! destructors run and descriptors are closed. Therefore:
 //!
 //! - No calls through function pointers and no `extern` blocks of our own: a longjmp from there would skip our frames.
-//!   [`hooks`] is the exception, with [`shared_memory`], [`log_hook`] and [`timeout`]: their frames may be skipped.
+//!   [`hooks`] is the exception, with [`shared_memory`], [`log_hook`], [`authentication`] and [`timeout`]: their frames
+//!   may be skipped. [`signals`] calls the handlers of Postgres, which raise no ERROR.
 //!   Functions that never raise an ERROR are declared where they are used for each statement.
 //! - No ERROR is swallowed: it stays on Postgres's error stack until the guard rethrows it.
 //! - No `Drop` calls Postgres: it may run while an ERROR is being raised.
 //! - Nothing that outlives the process relies on `Drop`: FATAL does not run destructors.
 
 pub mod access;
+pub mod authentication;
 pub mod backend_status;
 pub mod backends;
 pub mod background_worker;
@@ -30,6 +32,7 @@ pub mod memory_contexts;
 pub mod rows;
 pub mod settings;
 pub mod shared_memory;
+pub mod signals;
 pub mod this_process;
 pub mod timeout;
 pub mod transactions;

@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use pg_sys::GucContext::{PGC_POSTMASTER, PGC_SIGHUP, PGC_SUSET, PGC_USERSET};
 use pgrx_pg_sys as pg_sys;
 
+pub mod guard;
+
 /// The variable of `pg_meminfo.readers`. Postgres writes it in the main thread, and only that thread reads it.
 static READERS: AtomicI32 = AtomicI32::new(1);
 
@@ -189,6 +191,7 @@ fn define_preloaded() {
         0,
     );
     define_recorder();
+    guard::define();
 }
 
 fn define_recorder() {
@@ -279,29 +282,40 @@ fn define_boolean(
 /// Defines a setting with a short and a long description. Its default is what the variable has.
 fn define_integer(
     name: &'static CStr,
-    [short, long]: [&'static CStr; 2],
+    texts: [&'static CStr; 2],
     variable: &'static AtomicI32,
     range: RangeInclusive<i32>,
     context: pg_sys::GucContext::Type,
     flags: i32,
 ) {
+    define_watched_integer(name, texts, variable, range, context, flags, IntegerHooks::default());
+}
+
+/// What Postgres calls before and when a setting gets a new value.
+#[derive(Clone, Copy, Default)]
+struct IntegerHooks {
+    check: pg_sys::GucIntCheckHook,
+    assign: pg_sys::GucIntAssignHook,
+}
+
+/// As above, with hooks.
+fn define_watched_integer(
+    name: &'static CStr,
+    [short, long]: [&'static CStr; 2],
+    variable: &'static AtomicI32,
+    range: RangeInclusive<i32>,
+    context: pg_sys::GucContext::Type,
+    flags: i32,
+    hooks: IntegerHooks,
+) {
     let (default, least, most) = (variable.load(Ordering::Relaxed), *range.start(), *range.end());
     let [name, short, long] = [name, short, long].map(CStr::as_ptr);
-    // SAFETY: as in define_boolean().
+    let variable = variable.as_ptr();
+    let IntegerHooks { check, assign } = hooks;
+    // SAFETY: as in define_boolean(). The hooks raise no ERROR.
     unsafe {
         pg_sys::DefineCustomIntVariable(
-            name,
-            short,
-            long,
-            variable.as_ptr(),
-            default,
-            least,
-            most,
-            context,
-            flags,
-            None,
-            None,
-            None,
+            name, short, long, variable, default, least, most, context, flags, check, assign, None,
         )
     };
 }

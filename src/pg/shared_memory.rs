@@ -1,10 +1,10 @@
-//! A part of the main shared memory segment, and a lock for it. Both exist only if the library is in
+//! Parts of the main shared memory segment, and a lock for each. They exist only if the library is in
 //! shared_preload_libraries.
 
 use core::ffi::CStr;
 use core::ptr::NonNull;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 
 use pg_sys::LWLockMode::{LW_EXCLUSIVE, LW_SHARED, Type as Mode};
 use pgrx_pg_sys as pg_sys;
@@ -27,55 +27,69 @@ type Hook = unsafe extern "C-unwind" fn();
 static NEXT_REQUEST: OnceLock<Option<Hook>> = OnceLock::new();
 static NEXT_STARTUP: OnceLock<Option<Hook>> = OnceLock::new();
 
-/// Requests memory. Called once, when the postmaster loads the library.
+/// What the hooks call for each user.
+static USERS: Mutex<Vec<(fn(), fn())>> = Mutex::new(Vec::new());
+
+/// Requests memory. Called when the postmaster loads the library.
 pub fn install<U: User>() {
+    USERS.lock().expect("there is one thread").push((request::<U>, start::<U>));
+    if NEXT_REQUEST.get().is_some() {
+        return;
+    }
     // SAFETY: a plain variable, which only the main thread uses.
     NEXT_REQUEST.set(unsafe { pg_sys::shmem_request_hook }).expect("called once");
     // SAFETY: as above.
-    unsafe { pg_sys::shmem_request_hook = Some(request::<U>) };
+    unsafe { pg_sys::shmem_request_hook = Some(request_all) };
     // SAFETY: as above.
     NEXT_STARTUP.set(unsafe { pg_sys::shmem_startup_hook }).expect("called once");
     // SAFETY: as above.
-    unsafe { pg_sys::shmem_startup_hook = Some(startup::<U>) };
+    unsafe { pg_sys::shmem_startup_hook = Some(start_all) };
+}
+
+/// The lock is not held while they are called: an ERROR must not leave it taken.
+fn users() -> Vec<(fn(), fn())> {
+    USERS.lock().expect("there is one thread").clone()
 }
 
 #[allow(ffi_unwind_calls)] // another extension's hook; this frame is plain, as those of hooks.rs
-unsafe extern "C-unwind" fn request<U: User>() {
+unsafe extern "C-unwind" fn request_all() {
     if let Some(Some(next)) = NEXT_REQUEST.get() {
         // SAFETY: called as Postgres would.
         unsafe { next() };
     }
-    let request = || {
-        // SAFETY: this is the hook in which it may be called.
-        unsafe { pg_sys::RequestAddinShmemSpace(U::size()) };
-        // SAFETY: as above. Postgres copies the name.
-        unsafe { pg_sys::RequestNamedLWLockTranche(U::NAME.as_ptr(), 1) };
-    };
     // SAFETY: Postgres is the caller, and there is nothing else in this frame.
-    unsafe { pg_sys::panic::pgrx_extern_c_guard(request) };
+    unsafe { pg_sys::panic::pgrx_extern_c_guard(|| users().iter().for_each(|(request, _)| request())) };
 }
 
 #[allow(ffi_unwind_calls)] // as above
-unsafe extern "C-unwind" fn startup<U: User>() {
+unsafe extern "C-unwind" fn start_all() {
     if let Some(Some(next)) = NEXT_STARTUP.get() {
         // SAFETY: called as Postgres would.
         unsafe { next() };
     }
-    let start = || {
-        let mut found = false;
-        let size = U::size();
-        // Without AddinShmemInitLock: only the postmaster gets here, because its children are forked afterwards.
-        // SAFETY: the size is the one that was requested.
-        let memory = unsafe { pg_sys::ShmemInitStruct(U::NAME.as_ptr(), size, &raw mut found) };
-        let memory = NonNull::new(memory.cast::<u8>()).expect("Postgres raises an ERROR instead");
-        // SAFETY: it has that size.
-        unsafe { memory.write_bytes(0, size) };
-        U::start(memory);
-        // SAFETY: the function lives as long as the process.
-        unsafe { pg_sys::on_shmem_exit(Some(end::<U>), pg_sys::Datum::null()) };
-    };
     // SAFETY: Postgres is the caller, and there is nothing else in this frame.
-    unsafe { pg_sys::panic::pgrx_extern_c_guard(start) };
+    unsafe { pg_sys::panic::pgrx_extern_c_guard(|| users().iter().for_each(|(_, start)| start())) };
+}
+
+fn request<U: User>() {
+    // SAFETY: called in the hook in which it may be called.
+    unsafe { pg_sys::RequestAddinShmemSpace(U::size()) };
+    // SAFETY: as above. Postgres copies the name.
+    unsafe { pg_sys::RequestNamedLWLockTranche(U::NAME.as_ptr(), 1) };
+}
+
+fn start<U: User>() {
+    let mut found = false;
+    let size = U::size();
+    // Without AddinShmemInitLock: only the postmaster gets here, because its children are forked afterwards.
+    // SAFETY: the size is the one that was requested.
+    let memory = unsafe { pg_sys::ShmemInitStruct(U::NAME.as_ptr(), size, &raw mut found) };
+    let memory = NonNull::new(memory.cast::<u8>()).expect("Postgres raises an ERROR instead");
+    // SAFETY: it has that size.
+    unsafe { memory.write_bytes(0, size) };
+    U::start(memory);
+    // SAFETY: the function lives as long as the process.
+    unsafe { pg_sys::on_shmem_exit(Some(end::<U>), pg_sys::Datum::null()) };
 }
 
 unsafe extern "C-unwind" fn end<U: User>(code: core::ffi::c_int, _: pg_sys::Datum) {

@@ -55,6 +55,19 @@ pub fn message_arrived() -> u64 {
     unix_time(time) as u64 * 1000
 }
 
+/// When the statement was started that is being executed, or the last one: as in pg_stat_activity, in microseconds
+/// since the Unix epoch. It may be called in a signal handler.
+pub fn statement_start() -> i64 {
+    // SAFETY: it reads a variable.
+    unix_time(unsafe { GetCurrentStatementStartTimestamp() })
+}
+
+/// Whether it sends WAL to a standby or a subscriber.
+pub fn is_wal_sender() -> bool {
+    // SAFETY: a plain variable.
+    unsafe { pg_sys::am_walsender }
+}
+
 /// The OID of the current user.
 #[inline]
 pub fn user() -> u32 {

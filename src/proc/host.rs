@@ -17,6 +17,8 @@ pub struct Host {
     pub memory_total: Option<u64>,
     /// Memory that can be allocated without swapping (MemAvailable, Linux 3.14).
     pub memory_available: Option<u64>,
+    /// Shared memory in RAM, with files in tmpfs (Shmem).
+    pub shmem: Option<u64>,
     /// The size of swap (SwapTotal).
     pub swap_total: Option<u64>,
     /// Free swap (SwapFree).
@@ -69,6 +71,7 @@ impl Host {
             match key {
                 b"MemTotal" => host.memory_total = bytes(),
                 b"MemAvailable" => host.memory_available = bytes(),
+                b"Shmem" => host.shmem = bytes(),
                 b"SwapTotal" => host.swap_total = bytes(),
                 b"SwapFree" => host.swap_free = bytes(),
                 b"CommitLimit" => host.commit_limit = bytes(),
@@ -150,7 +153,7 @@ mod tests {
         let tree = MadeUpRoot::new(&[
             (
                 "proc/meminfo",
-                "MemTotal:       24684096 kB\nMemAvailable:   23446544 kB\nSwapTotal:          1024 kB\nSwapFree:            512 kB\n\
+                "MemTotal:       24684096 kB\nMemAvailable:   23446544 kB\nShmem:              96 kB\nSwapTotal:          1024 kB\nSwapFree:            512 kB\n\
                  CommitLimit:    12342048 kB\nCommitted_AS:     518628 kB\nHugePages_Total:     200\nHugePages_Free:      150\n\
                  HugePages_Rsvd:       30\nHugePages_Surp:        0\nHugepagesize:       2048 kB\nHugetlb:          409600 kB\n",
             ),
@@ -162,6 +165,7 @@ mod tests {
         let expected = Host {
             memory_total: kilobytes(24684096),
             memory_available: kilobytes(23446544),
+            shmem: kilobytes(96),
             swap_total: kilobytes(1024),
             swap_free: kilobytes(512),
             commit_limit: kilobytes(12342048),

@@ -11,6 +11,7 @@ pub mod buffer;
 pub mod category;
 pub mod cgroup;
 pub mod clock;
+pub mod data_limit;
 pub mod error;
 pub mod fields;
 pub mod host;

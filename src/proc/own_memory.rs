@@ -61,7 +61,7 @@ impl Probe for OwnMemory {
     fn sample(&mut self) -> Option<Sample> {
         let mut bytes = [0; 128];
         let length = self.statm.as_ref()?.read_at(&mut bytes, 0).ok()?;
-        let [resident, shared] = parse_statm(&bytes[..length])?;
+        let Statm { resident, shared, .. } = parse_statm(&bytes[..length])?;
         let private = resident.saturating_sub(shared);
         Some(Sample { private: private * self.page_size, shared: shared * self.page_size })
     }
@@ -76,11 +76,23 @@ impl Probe for OwnMemory {
     }
 }
 
-/// The second and third number: resident pages, and how many of them are shared or of a file.
-pub(super) fn parse_statm(line: &[u8]) -> Option<[u64; 2]> {
+/// Numbers of `/proc/PID/statm`, in pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Statm {
+    /// Resident pages.
+    pub resident: u64,
+    /// Resident pages of files and shared memory.
+    pub shared: u64,
+    /// Private pages of the address space that can be written to, with the stack.
+    pub data: u64,
+}
+
+/// The numbers in a line of statm.
+pub(super) fn parse_statm(line: &[u8]) -> Option<Statm> {
     let mut numbers = line.split(|byte| !byte.is_ascii_digit()).skip(1);
     let mut number = || std::str::from_utf8(numbers.next()?).ok()?.parse().ok();
-    Some([number()?, number()?])
+    let [resident, shared, _, _, data] = [number()?, number()?, number()?, number()?, number()?];
+    Some(Statm { resident, shared, data })
 }
 
 #[cfg(test)]
@@ -95,9 +107,12 @@ mod tests {
 
     #[test]
     fn numbers_of_statm() {
-        assert_eq!(parse_statm(b"69541 7020 6300 1939 0 800 0\n"), Some([7020, 6300]));
+        assert_eq!(
+            parse_statm(b"69541 7020 6300 1939 0 800 0\n"),
+            Some(Statm { resident: 7020, shared: 6300, data: 800 })
+        );
         assert_eq!(parse_statm(b"69541 7020"), None);
-        assert_eq!(parse_statm(b"69541 99999999999999999999 1"), None);
+        assert_eq!(parse_statm(b"69541 99999999999999999999 1 1 1 1 1"), None);
         assert_eq!(parse_statm(b""), None);
     }
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-use super::own_memory::parse_statm;
+use super::own_memory::{Statm, parse_statm};
 use super::process::Pid;
 use super::root::Root;
 use super::system;
@@ -39,6 +39,8 @@ pub struct Held {
     pub private: u64,
     /// By how much that has grown since [`Resident::count_growth_from_here`], in bytes, or since the first reading.
     pub growth: i64,
+    /// Private address space that it can write to, with its stack, in bytes.
+    pub mapped: u64,
 }
 
 impl Resident {
@@ -59,7 +61,7 @@ impl Resident {
         let mut bytes = [0; 128];
         // Of a process that has been reaped, this fails. That of a zombie is all zeros.
         let length = kept.statm.read_at(&mut bytes, 0).ok()?;
-        let [resident, shared] = parse_statm(&bytes[..length])?;
+        let Statm { resident, shared, data } = parse_statm(&bytes[..length])?;
         if resident == 0 {
             return None;
         }
@@ -70,7 +72,7 @@ impl Resident {
         let growth = private.wrapping_sub(kept.base) as i64;
         kept.private = private;
         kept.is_current = true;
-        Some(Held { private, growth })
+        Some(Held { private, growth, mapped: data * self.page_size })
     }
 
     /// From now on, growth is counted from what was read last.
@@ -143,6 +145,7 @@ mod tests {
         let mut resident = Resident::new(Root::default());
         let first = resident.read(pid, 1).unwrap();
         assert_eq!(first.growth, 0);
+        assert!(first.mapped >= first.private, "{first:?}");
         grow();
         let second = resident.read(pid, 1).unwrap();
         assert_eq!(second.growth, second.private as i64 - first.private as i64);

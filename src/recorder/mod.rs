@@ -17,7 +17,7 @@ use crate::pg::{background_worker, log_hook, settings, this_process};
 /// Starts all of it. Called when the postmaster loads the library.
 pub fn install() {
     if settings::recorder() && !this_process::is_upgrade() {
-        log_hook::install::<deaths::Postmaster>();
+        log_hook::observe::<deaths::Postmaster>();
         background_worker::register(c"pg_meminfo recorder", c"pg_meminfo_recorder_main");
     }
 }

@@ -2,12 +2,14 @@
 
 use std::collections::HashMap;
 
+use crate::guard::controller;
+use crate::model::guard::{Member, Moment};
 use crate::model::history::sample::{Reading, Sample, Session, choose};
 use crate::pg::backend_status::{BackendStatuses, Listed};
-use crate::pg::{backends, settings, this_process};
+use crate::pg::{backends, main_segment, settings, this_process};
 use crate::proc::cgroup::{Cgroup, own_cgroups};
 use crate::proc::host::Host;
-use crate::proc::resident::Resident;
+use crate::proc::resident::{self, Resident};
 use crate::proc::root::Root;
 use crate::statements::shared::Slot;
 
@@ -29,6 +31,8 @@ pub struct Sampler {
     /// The largest private memory that processes have noticed themselves since the last sample that was written, by
     /// pid.
     peaks: HashMap<i32, u64>,
+    /// How much of Postgres's shared memory will still be allocated when it is touched, in bytes.
+    untouched_shared: u64,
 }
 
 impl Sampler {
@@ -39,6 +43,7 @@ impl Sampler {
             listed: HashMap::new(),
             readings: Vec::new(),
             peaks: HashMap::new(),
+            untouched_shared: 0,
             root,
         }
     }
@@ -53,7 +58,8 @@ impl Sampler {
         let postmaster = (backends::postmaster_pid(), server_start);
         for (pid, start) in self.listed.values().map(|listed| (listed.pid, listed.start)).chain([postmaster]) {
             if let Some(held) = self.resident.read(pid, start) {
-                self.readings.push(Reading { pid, private: held.private, growth: held.growth });
+                let resident::Held { private, growth, mapped } = held;
+                self.readings.push(Reading { pid, private, growth, mapped });
             }
         }
         self.resident.close_others();
@@ -90,12 +96,35 @@ impl Sampler {
         groups.into_iter().collect()
     }
 
-    fn add_limits(&self, sample: &mut Sample) {
+    /// What the guard is to know of a sample, which was the last. `None` if the headroom is unknown.
+    pub fn moment(&self, sample: &Sample) -> Option<Moment> {
+        let (headroom, limit, statuses) = (sample.headroom?, sample.limit?, self.statuses?);
+        let exempt = controller::exempt();
+        let member = |reading: &Reading| {
+            let listed = self.listed.get(&reading.pid)?;
+            let leader = listed.leader();
+            if !listed.is_client_backend() && leader.is_none() {
+                return None;
+            }
+            let (is_active, statement) = statuses.statement(*listed);
+            let &Reading { pid, private, mapped, .. } = reading;
+            Some(Member { pid, leader, private, mapped, is_active, statement, is_exempt: exempt.contains(&pid) })
+        };
+        let members = self.readings.iter().filter_map(member).collect();
+        Some(Moment { at: sample.at, headroom, limit, untouched_shared: self.untouched_shared, members })
+    }
+
+    fn add_limits(&mut self, sample: &mut Sample) {
         let cgroups = own_cgroups(&self.root).ok().flatten();
         let own = cgroups.as_deref().unwrap_or_default();
         let first = |value: fn(&Cgroup) -> Option<u64>| own.iter().find_map(value);
         let Ok(host) = Host::read(&self.root) else { return };
         if let Some((headroom, cgroup)) = host.headroom(cgroups.as_deref()) {
+            // Other shared memory is counted, too, so this is the least that is untouched.
+            let shmem = cgroup.map_or(host.shmem, |cgroup| cgroup.shmem);
+            let is_huge = host.huge_pages_total.is_some_and(|pages| pages > 0) && main_segment::may_be_in_huge_pages();
+            let size = main_segment::size().filter(|_| !is_huge);
+            self.untouched_shared = size.zip(shmem).map_or(0, |(size, shmem)| size.saturating_sub(shmem));
             sample.headroom = Some(headroom);
             sample.limit = match cgroup {
                 Some(cgroup) => cgroup.limit.and_then(|limit| limit.bytes()),
@@ -111,7 +140,7 @@ impl Sampler {
     }
 
     fn session(&self, reading: Reading) -> Session {
-        let Reading { pid, private, growth } = reading;
+        let Reading { pid, private, growth, .. } = reading;
         let peak = self.peaks.get(&pid).copied().unwrap_or(0);
         let Some(listed) = self.listed.get(&pid) else {
             let backend_start = this_process::server_start();

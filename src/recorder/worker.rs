@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::fs::File;
 
+use crate::guard::controller::{Controller, Event};
+use crate::model::guard::End;
 use crate::model::history::incident::{Cause, Death, Incident, oom_kills};
 use crate::model::history::pace;
 use crate::model::history::ring::Ring;
@@ -73,6 +75,7 @@ pub struct Recorder {
     /// The sample of this minute in which the cluster held most.
     minute: Option<Sample>,
     thresholds: Thresholds,
+    guard: Controller,
     /// When to look next at what the postmaster has noted.
     next_deaths: i64,
 }
@@ -91,6 +94,7 @@ impl Work for Recorder {
             written: None,
             minute: None,
             thresholds: Thresholds::default(),
+            guard: Controller::new(),
             next_deaths: 0,
         };
         recorder.explain_the_past();
@@ -99,6 +103,8 @@ impl Work for Recorder {
 
     fn run(&mut self) -> u64 {
         let sample = self.sampler.sample();
+        // Before anything is written, which can take long.
+        let events = self.sampler.moment(&sample).map_or_else(Vec::new, |moment| self.guard.run(&moment));
         let interval = settings::sample_interval();
         if pace::is_worth_writing(self.written.as_ref(), &sample, interval) {
             self.samples.write(sample.at, sample.encode());
@@ -109,16 +115,21 @@ impl Work for Recorder {
             }
         }
         self.keep_minute(&sample);
-        let next = pace::interval(sample.headroom, settings::pressure_interval(), interval);
+        // The guard must not come too late, either.
+        let min_headroom = sample.limit.and_then(settings::guard::min_headroom).unwrap_or(0);
+        let left = sample.headroom.map(|headroom| headroom.saturating_sub(min_headroom));
+        let next = pace::interval(left, settings::pressure_interval(), interval);
         if self.recent.len() == RECENT {
             self.recent.pop_front();
         }
         self.recent.push_back(sample);
+        events.into_iter().for_each(|event| self.report_guard(event));
         self.watch_thresholds();
         next
     }
 
     fn end(&mut self) {
+        self.guard.finish();
         let sample = Sample { is_last: true, ..self.sampler.sample() };
         self.samples.write(sample.at, sample.encode());
         if let Some(minute) = self.minute.take() {
@@ -195,7 +206,7 @@ impl Recorder {
         let limit = settings::log_session_memory();
         let sessions = if limit.is_some() { self.sampler.groups() } else { Vec::new() };
         for (pid, held) in self.thresholds.cross(limit, &sessions) {
-            let incident = Incident::of_session(pid, held, self.recent.make_contiguous());
+            let incident = Incident::of_session(Cause::SessionMemory, pid, held, self.recent.make_contiguous());
             self.report(&incident);
         }
         let headroom = self.recent.back().and_then(|sample| sample.headroom);
@@ -203,6 +214,25 @@ impl Recorder {
             let incident = Incident::of_threshold(Cause::MinHeadroom, 0, self.recent.make_contiguous());
             self.report(&incident);
         }
+    }
+
+    /// What the guard has done.
+    fn report_guard(&mut self, event: Event) {
+        let recent = self.recent.make_contiguous();
+        let incident = match event {
+            Event::Short { is_braking: true } => Incident::of_threshold(Cause::Brake, 0, recent),
+            Event::Short { is_braking: false } => Incident::of_threshold(Cause::MinHeadroom, 0, recent),
+            Event::Ended(order) => {
+                let cause = if order.end == End::Cancel { Cause::Cancel } else { Cause::Terminate };
+                Incident::of_session(cause, order.pid, order.held, recent)
+            }
+            Event::NoReason => {
+                let message = "memory is running out, but no session holds a tenth of it, so none is ended";
+                let detail = Incident::of_threshold(Cause::MinHeadroom, 0, recent).detail();
+                return error::log(message.to_string(), detail);
+            }
+        };
+        self.report(&incident);
     }
 
     /// Writes an incident to its file and to the log.

@@ -11,6 +11,7 @@
 
 mod cluster;
 mod contexts;
+mod guard;
 mod history;
 mod host;
 mod private;

@@ -84,6 +84,12 @@ pub enum Cause {
     SessionMemory,
     /// Little memory is left.
     MinHeadroom,
+    /// The guard has begun to limit all sessions.
+    Brake,
+    /// The guard has canceled the statement of a session.
+    Cancel,
+    /// The guard has terminated a session.
+    Terminate,
 }
 
 impl Cause {
@@ -97,6 +103,9 @@ impl Cause {
             Cause::ServerEnd => "server end",
             Cause::SessionMemory => "session memory",
             Cause::MinHeadroom => "min headroom",
+            Cause::Brake => "brake",
+            Cause::Cancel => "cancel",
+            Cause::Terminate => "terminate",
         }
     }
 }
@@ -177,8 +186,8 @@ impl Incident {
     }
 
     /// The incident of a session that holds much together with its parallel workers.
-    pub fn of_session(pid: i32, held: u64, samples: &[Sample]) -> Self {
-        Incident { held: Some(held), ..Incident::of_threshold(Cause::SessionMemory, pid, samples) }
+    pub fn of_session(cause: Cause, pid: i32, held: u64, samples: &[Sample]) -> Self {
+        Incident { held: Some(held), ..Incident::of_threshold(cause, pid, samples) }
     }
 
     /// The incident of a threshold that a process has crossed, or all together if the pid is 0. The last of `samples`
@@ -228,6 +237,11 @@ impl Incident {
         let pid = self.pid;
         let held = self.held.unwrap_or(0);
         let sample = self.sample.as_ref();
+        let left = || {
+            let left = sample.and_then(|sample| sample.headroom).unwrap_or(0);
+            let limit = sample.and_then(|sample| sample.limit).unwrap_or(0);
+            format!("{} of {} left", size(left), size(limit))
+        };
         match self.cause {
             Cause::OomKill => format!("process {pid} was killed by the OOM killer"),
             Cause::PossibleOomKill => format!("process {pid} was killed, perhaps by the OOM killer"),
@@ -238,11 +252,10 @@ impl Incident {
                 let of_all = "of private memory with its parallel workers";
                 format!("process {pid} holds {} {of_all}, more than log_session_memory", size(held))
             }
-            Cause::MinHeadroom => {
-                let left = sample.and_then(|sample| sample.headroom).unwrap_or(0);
-                let limit = sample.and_then(|sample| sample.limit).unwrap_or(0);
-                format!("memory is running out: {} of {} left", size(left), size(limit))
-            }
+            Cause::MinHeadroom => format!("memory is running out: {}", left()),
+            Cause::Brake => format!("memory is running out: {}; all sessions are limited to a share of that", left()),
+            Cause::Cancel => format!("canceled the statement of process {pid}, which held {}: {}", size(held), left()),
+            Cause::Terminate => format!("terminated process {pid}, which held {}: {}", size(held), left()),
         }
     }
 

@@ -98,6 +98,8 @@ pub struct Reading {
     pub private: u64,
     /// By how much it has grown since the last sample.
     pub growth: i64,
+    /// Private address space that it can write to.
+    pub mapped: u64,
 }
 
 /// Brings those to the front that a sample is about: the `largest` that hold most, and the `growing` that have grown
@@ -124,7 +126,7 @@ mod tests {
             growing in 0_usize..8,
         ) {
             let mut readings: Vec<_> =
-                (1..).zip(&values).map(|(pid, &(private, growth))| Reading { pid, private, growth }).collect();
+                (1..).zip(&values).map(|(pid, &(private, growth))| Reading { pid, private, growth, mapped: private }).collect();
             let chosen = choose(&mut readings, largest, growing);
             let (chosen, left) = readings.split_at(chosen);
             prop_assert_eq!(chosen.len() + left.len(), values.len());

@@ -10,6 +10,7 @@ pub fn assert_agrees(text: &[u8]) {
         memory_total: keys.bytes("MemTotal"),
         memory_available: keys.bytes("MemAvailable"),
         swap_total: keys.bytes("SwapTotal"),
+        shmem: keys.bytes("Shmem"),
         swap_free: keys.bytes("SwapFree"),
         commit_limit: keys.bytes("CommitLimit"),
         committed: keys.bytes("Committed_AS"),

@@ -1,0 +1,144 @@
+//! What the ERROR of a session says if it was a limit, or the guard, that has ended its statement.
+//!
+//! Nothing here allocates: there may be no memory left.
+
+use std::cell::UnsafeCell;
+use std::fmt::{self, Write};
+use std::sync::atomic::Ordering;
+
+use core::ffi::CStr;
+
+use crate::pg::log_hook::Report;
+use crate::proc::data_limit::{self, UNLIMITED};
+
+use super::session;
+use super::shared::{Reason, guards};
+
+const OUT_OF_MEMORY: &[u8] = b"out of memory";
+const CANCELED: &[u8] = b"canceling statement due to user request";
+const TERMINATED: &[u8] = b"terminating connection due to administrator command";
+
+/// Postgres asks malloc for a block with room for more than what the message names, and malloc asks the kernel for
+/// more than that.
+const ROUNDED_UP: u64 = 9 << 20;
+
+const LENGTH: usize = 1024;
+
+/// The detail of the last message.
+struct Text(UnsafeCell<[u8; LENGTH]>);
+
+// SAFETY: only the main thread uses it, and not in its signal handler.
+unsafe impl Sync for Text {}
+
+static DETAIL: Text = Text(UnsafeCell::new([0; LENGTH]));
+
+/// Writes what fits.
+struct Writer<'a> {
+    buffer: &'a mut [u8],
+    length: usize,
+}
+
+impl Writer<'_> {
+    fn write(&mut self, bytes: &[u8]) -> fmt::Result {
+        let end = self.length + bytes.len();
+        // A NUL must follow.
+        if end >= self.buffer.len() {
+            return Err(fmt::Error);
+        }
+        self.buffer[self.length..end].copy_from_slice(bytes);
+        self.length = end;
+        Ok(())
+    }
+}
+
+impl Write for Writer<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.write(text.as_bytes())
+    }
+}
+
+/// Sets the detail to what is written. One that is too long is left out.
+fn set_detail(report: &mut Report, write: impl FnOnce(&mut Writer) -> fmt::Result) {
+    // SAFETY: see Text. A report that still has the former text has been sent.
+    let buffer = unsafe { &mut *DETAIL.0.get() };
+    let mut writer = Writer { buffer, length: 0 };
+    if write(&mut writer).is_err() {
+        return;
+    }
+    let length = writer.length;
+    buffer[length] = 0;
+    if let Ok(text) = CStr::from_bytes_until_nul(buffer) {
+        report.set_detail(text);
+    }
+}
+
+const MB: u64 = 1 << 20;
+
+/// Lets an ERROR or a FATAL say why it was raised.
+pub fn edit(report: &mut Report) {
+    match report.message_id() {
+        Some(OUT_OF_MEMORY) if !report.has_hint() => explain_refusal(report),
+        Some(CANCELED) if session::is_ended() => {
+            report.set_message(c"canceling statement because the server is running out of memory");
+            explain_end(report);
+        }
+        Some(TERMINATED) if session::is_ended() => {
+            report.set_message(c"terminating connection because the server is running out of memory");
+            explain_end(report);
+        }
+        _ => {}
+    }
+}
+
+fn explain_end(report: &mut Report) {
+    let Some(Reason { held, headroom, limit }) = session::slot().map(|slot| slot.reason()) else { return };
+    set_detail(report, |text| {
+        let [held, left, limit] = [held / MB, headroom / MB, limit / MB];
+        write!(text, "This session held {held} MB of private memory when {left} MB of {limit} MB was left.")
+    });
+    report.set_hint(c"Lower work_mem, or process fewer rows at a time. See pg_meminfo_guard.");
+}
+
+fn explain_refusal(report: &mut Report) {
+    let (Some(slot), Some(guards), Some(mapped)) = (session::slot(), guards(), data_limit::own_mapped()) else {
+        return;
+    };
+    let in_force = data_limit::own();
+    let requested = report.detail().and_then(first_number).unwrap_or(0);
+    if in_force == UNLIMITED || mapped.saturating_add(requested).saturating_add(ROUNDED_UP) < in_force {
+        return;
+    }
+    // The text is copied, because it may be the one that is written to.
+    let mut postgres = [0; LENGTH / 2];
+    let detail = report.detail().unwrap_or_default();
+    let length = if detail.len() <= postgres.len() { detail.len() } else { 0 };
+    postgres[..length].copy_from_slice(&detail[..length]);
+    let (has, most) = (mapped / MB, in_force / MB);
+    if slot.brake().is_some() {
+        let [left, limit] = [&guards.headroom, &guards.limit].map(|value| value.load(Ordering::Relaxed) / MB);
+        set_detail(report, |text| {
+            text.write(&postgres[..length])?;
+            let space = if length == 0 { "" } else { " " };
+            write!(text, "{space}This session has {has} MB of private memory, and can have {most} MB, because ")?;
+            write!(text, "{left} MB of {limit} MB was left for all.")
+        });
+        report.set_hint(c"Lower work_mem, or process fewer rows at a time. See pg_meminfo_guard.");
+    } else {
+        set_detail(report, |text| {
+            text.write(&postgres[..length])?;
+            let space = if length == 0 { "" } else { " " };
+            write!(text, "{space}This session has {has} MB of private memory, and ")?;
+            write!(text, "pg_meminfo.session_memory_limit is {most} MB.")
+        });
+        report.set_hint(
+            c"Lower work_mem, process fewer rows at a time, or raise pg_meminfo.session_memory_limit.",
+        );
+    }
+    guards.refusals.fetch_add(1, Ordering::Relaxed);
+}
+
+/// The first number in a text: of the detail of "out of memory", the size that was requested, in any language.
+fn first_number(text: &[u8]) -> Option<u64> {
+    let digits = text.split(|byte| !byte.is_ascii_digit()).find(|digits| !digits.is_empty())?;
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}

@@ -1,0 +1,52 @@
+//! `pg_meminfo_guard()`: what the guard does now.
+
+use std::sync::atomic::Ordering;
+
+use crate::guard::shared::{Guards, guards};
+use crate::pg::fmgr::{Call, sql_function};
+use crate::pg::rows::rows;
+use crate::pg::settings::guard as settings;
+
+use super::require_preloaded;
+
+sql_function!("pg_meminfo_guard" => guard);
+
+rows! {
+    /// The row of `pg_meminfo_guard()`.
+    GuardRow(guards: &Guards, min_headroom: Option<u64>) {
+        recorder_pid: int4 = number(i64::from(guards.pid.load(Ordering::Relaxed))),
+        guard_action: text = min_headroom.map(|_| settings::action_name(settings::guard_action()).as_bytes()),
+        min_headroom: int8 = min_headroom,
+        session_memory_limit: int8 = settings::session_memory_limit(),
+        headroom: int8 = amount(guards.headroom.load(Ordering::Relaxed), guards),
+        memory_limit: int8 = amount(guards.limit.load(Ordering::Relaxed), guards),
+        is_short: bool = min_headroom.map(|_| guards.is_short.load(Ordering::Relaxed)),
+        share: int8 = number(guards.share.load(Ordering::Relaxed) as i64),
+        limited: int4 = Some(guards.limited.load(Ordering::Relaxed)),
+        shortages: int8 = Some(guards.shortages.load(Ordering::Relaxed)),
+        refusals: int8 = Some(guards.refusals.load(Ordering::Relaxed)),
+        cancels: int8 = Some(guards.cancels.load(Ordering::Relaxed)),
+        terminations: int8 = Some(guards.terminations.load(Ordering::Relaxed)),
+        acted_at: timestamptz = number(guards.acted_at.load(Ordering::Relaxed)),
+        acted_on: int4 = number(i64::from(guards.acted_on.load(Ordering::Relaxed))),
+    }
+}
+
+/// NULL for 0.
+fn number(number: i64) -> Option<i64> {
+    (number != 0).then_some(number)
+}
+
+/// NULL before the first sample, whose limit is never 0.
+fn amount(bytes: u64, guards: &Guards) -> Option<u64> {
+    (guards.limit.load(Ordering::Relaxed) != 0).then_some(bytes)
+}
+
+fn guard(call: &Call) {
+    require_preloaded();
+    let Some(guards) = guards() else { return };
+    let limit = guards.limit.load(Ordering::Relaxed);
+    // A share of a limit that is not known yet is not known, either.
+    let min_headroom = settings::min_headroom(limit).filter(|&bytes| bytes > 0);
+    GuardRow::start(call).put(guards, min_headroom);
+}
