@@ -104,8 +104,12 @@ fn explain_refusal(report: &mut Report) {
         return;
     };
     let in_force = data_limit::own();
+    let is_braking = slot.brake().is_some();
     let requested = report.detail().and_then(first_number).unwrap_or(0);
-    if in_force == UNLIMITED || mapped.saturating_add(requested).saturating_add(ROUNDED_UP) < in_force {
+    let was_within = mapped.saturating_add(requested).saturating_add(ROUNDED_UP) < in_force;
+    // While memory is short, the limit may have been raised since.
+    let can_have_changed = is_braking && guards.is_short.load(Ordering::Relaxed);
+    if in_force == UNLIMITED || (was_within && !can_have_changed) {
         return;
     }
     // The text is copied, because it may be the one that is written to.
@@ -114,13 +118,13 @@ fn explain_refusal(report: &mut Report) {
     let length = if detail.len() <= postgres.len() { detail.len() } else { 0 };
     postgres[..length].copy_from_slice(&detail[..length]);
     let (has, most) = (mapped / MB, in_force / MB);
-    if slot.brake().is_some() {
+    if is_braking {
         let [left, limit] = [&guards.headroom, &guards.limit].map(|value| value.load(Ordering::Relaxed) / MB);
         set_detail(report, |text| {
             text.write(&postgres[..length])?;
             let space = if length == 0 { "" } else { " " };
-            write!(text, "{space}This session has {has} MB of private memory, and can have {most} MB, because ")?;
-            write!(text, "{left} MB of {limit} MB was left for all.")
+            write!(text, "{space}This session has {has} MB of private memory, and can have only a share of what is left: ")?;
+            write!(text, "{left} MB of {limit} MB.")
         });
         report.set_hint(c"Lower work_mem, or process fewer rows at a time. See pg_meminfo_guard.");
     } else {
