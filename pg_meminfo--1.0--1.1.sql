@@ -318,8 +318,8 @@ COMMENT ON FUNCTION pg_meminfo_guard() IS
 pg_meminfo in shared_preload_libraries.
 
 recorder_pid (identifier): process that samples memory and runs the guard; NULL if there is none
-guard_action (text): pg_meminfo.guard_action; NULL if pg_meminfo.min_headroom is -1 or 0, or a percentage of a limit that
-  has not been sampled yet, and so nothing is done
+guard_action (text): pg_meminfo.guard_action; NULL if nothing is done, because pg_meminfo.min_headroom is -1 or 0, or no
+  sample has been taken yet
 min_headroom (bytes): pg_meminfo.min_headroom; NULL as above
 session_memory_limit (bytes): pg_meminfo.session_memory_limit in this session; NULL if there is none
 headroom (bytes): what could still be allocated at the last sample, without swapping

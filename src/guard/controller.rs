@@ -64,11 +64,13 @@ impl Controller {
         guards.headroom.store(moment.headroom, Ordering::Relaxed);
         guards.limit.store(moment.limit, Ordering::Relaxed);
         guards.min_headroom.store(min_headroom.unwrap_or(0), Ordering::Relaxed);
-        let Some(min_headroom) = min_headroom else {
+        let Some(min_headroom) = min_headroom.filter(|&bytes| bytes > 0) else {
             self.turn_off(guards);
             return Vec::new();
         };
-        let action = match settings::guard::guard_action() {
+        let action = settings::guard::guard_action();
+        guards.action.store(action, Ordering::Relaxed);
+        let action = match action {
             0 => Action::Log,
             1 => Action::Brake,
             2 => Action::Cancel,

@@ -104,12 +104,10 @@ fn explain_refusal(report: &mut Report) {
         return;
     };
     let in_force = data_limit::own();
-    let is_braking = slot.brake().is_some();
     let requested = report.detail().and_then(first_number).unwrap_or(0);
-    let was_within = mapped.saturating_add(requested).saturating_add(ROUNDED_UP) < in_force;
-    // While memory is short, the limit may have been raised since.
-    let can_have_changed = is_braking && guards.is_short.load(Ordering::Relaxed);
-    if in_force == UNLIMITED || (was_within && !can_have_changed) {
+    // What it had may have been freed since, and the guard may have raised the limit.
+    let is_within = mapped.saturating_add(requested).saturating_add(ROUNDED_UP) < in_force;
+    if in_force == UNLIMITED || (is_within && data_limit::other_limits_apply()) {
         return;
     }
     // The text is copied, because it may be the one that is written to.
@@ -117,27 +115,27 @@ fn explain_refusal(report: &mut Report) {
     let detail = report.detail().unwrap_or_default();
     let length = if detail.len() <= postgres.len() { detail.len() } else { 0 };
     postgres[..length].copy_from_slice(&detail[..length]);
-    let (has, most) = (mapped / MB, in_force / MB);
-    if is_braking {
-        let [left, limit] = [&guards.headroom, &guards.limit].map(|value| value.load(Ordering::Relaxed) / MB);
-        set_detail(report, |text| {
+    let is_braking = slot.brake().is_some();
+    set_detail(report, |text| {
+        if length > 0 {
             text.write(&postgres[..length])?;
-            let space = if length == 0 { "" } else { " " };
-            write!(text, "{space}This session has {has} MB of private memory, and can have only a share of what is left: ")?;
-            write!(text, "{left} MB of {limit} MB.")
-        });
-        report.set_hint(c"Lower work_mem, or process fewer rows at a time. See pg_meminfo_guard.");
+            text.write(b" ")?;
+        }
+        if !is_within {
+            write!(text, "This session has {} MB of private memory. ", mapped / MB)?;
+        }
+        if is_braking {
+            let [left, limit] = [&guards.headroom, &guards.limit].map(|value| value.load(Ordering::Relaxed) / MB);
+            write!(text, "Each session can have only a share of what is left: {left} MB of {limit} MB.")
+        } else {
+            write!(text, "pg_meminfo.session_memory_limit is {} MB.", in_force / MB)
+        }
+    });
+    report.set_hint(if is_braking {
+        c"Lower work_mem, or process fewer rows at a time. See pg_meminfo_guard."
     } else {
-        set_detail(report, |text| {
-            text.write(&postgres[..length])?;
-            let space = if length == 0 { "" } else { " " };
-            write!(text, "{space}This session has {has} MB of private memory, and ")?;
-            write!(text, "pg_meminfo.session_memory_limit is {most} MB.")
-        });
-        report.set_hint(
-            c"Lower work_mem, process fewer rows at a time, or raise pg_meminfo.session_memory_limit.",
-        );
-    }
+        c"Lower work_mem, process fewer rows at a time, or raise pg_meminfo.session_memory_limit."
+    });
     guards.refusals.fetch_add(1, Ordering::Relaxed);
 }
 

@@ -28,6 +28,8 @@ pub struct Guards {
     pub headroom: AtomicU64,
     pub limit: AtomicU64,
     pub min_headroom: AtomicU64,
+    /// The value of pg_meminfo.guard_action.
+    pub action: AtomicI32,
     /// How often each has happened since the server was started or has restarted after a crash.
     pub shortages: AtomicU64,
     pub refusals: AtomicU64,

@@ -34,6 +34,17 @@ pub fn set(pid: Pid, limit: u64) -> io::Result<()> {
     if new.rlim_cur == old.rlim_cur { Ok(()) } else { call(pid, &raw const new, ptr::null_mut()) }
 }
 
+/// Whether the kernel may refuse memory to this process for another reason: a limit on its address space, or one on
+/// what all processes commit (vm.overcommit_memory = 2). Allocates nothing.
+pub fn other_limits_apply() -> bool {
+    let mut limit = libc::rlimit { rlim_cur: UNLIMITED, rlim_max: UNLIMITED };
+    // SAFETY: the kernel fills the structure. It cannot fail.
+    unsafe { libc::getrlimit(libc::RLIMIT_AS, &raw mut limit) };
+    let mut mode = [0];
+    let is_read = File::open("/proc/sys/vm/overcommit_memory").and_then(|mut file| file.read(&mut mode)).is_ok();
+    limit.rlim_cur != UNLIMITED || (is_read && mode == *b"2")
+}
+
 fn call(pid: Pid, new: *const libc::rlimit, old: *mut libc::rlimit) -> io::Result<()> {
     // SAFETY: each pointer is null or points to a structure.
     let status = unsafe { libc::prlimit(pid, libc::RLIMIT_DATA, new, old) };

@@ -13,9 +13,9 @@ sql_function!("pg_meminfo_guard" => guard);
 
 rows! {
     /// The row of `pg_meminfo_guard()`.
-    GuardRow(guards: &Guards, min_headroom: Option<u64>) {
+    GuardRow(guards: &Guards, min_headroom: Option<u64>, action: i32) {
         recorder_pid: int4 = number(i64::from(guards.pid.load(Ordering::Relaxed))),
-        guard_action: text = min_headroom.map(|_| settings::action_name(settings::guard_action()).as_bytes()),
+        guard_action: text = min_headroom.map(|_| settings::action_name(action).as_bytes()),
         min_headroom: int8 = min_headroom,
         session_memory_limit: int8 = settings::session_memory_limit(),
         headroom: int8 = amount(guards.headroom.load(Ordering::Relaxed), guards),
@@ -45,8 +45,7 @@ fn amount(bytes: u64, guards: &Guards) -> Option<u64> {
 fn guard(call: &Call) {
     require_preloaded();
     let Some(guards) = guards() else { return };
-    let limit = guards.limit.load(Ordering::Relaxed);
-    // A share of a limit that is not known yet is not known, either.
-    let min_headroom = settings::min_headroom(limit).filter(|&bytes| bytes > 0);
-    GuardRow::start(call).put(guards, min_headroom);
+    // The settings as the recorder has them. This session may not have been told yet.
+    let min_headroom = guards.min_headroom.load(Ordering::Relaxed);
+    GuardRow::start(call).put(guards, (min_headroom > 0).then_some(min_headroom), guards.action.load(Ordering::Relaxed));
 }

@@ -1,0 +1,490 @@
+"""The guard: limits of sessions, the brake, and whose statement is ended."""
+
+import contextlib
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import threading
+
+import psycopg
+import pytest
+from conftest import OOM_ADJUST, limited, private, protect, rows, start_cluster, wait_until
+from eaters import EATERS, SETTINGS
+
+MB = 2**20
+
+PRELOADED = "shared_preload_libraries = 'pg_meminfo'"
+FAST = "pg_meminfo.sample_interval = 50"
+LIMIT = "pg_meminfo.session_memory_limit"
+UNLIMITED = None
+
+
+@pytest.fixture(scope="module")
+def preloaded():
+    """A cluster in which nothing is limited."""
+    with start_cluster(PRELOADED, FAST, "autovacuum = off") as cluster:
+        yield cluster
+
+
+def limit(pid):
+    """The soft limit on the data size of a process, in bytes, as the kernel has it. None if there is none."""
+    lines = pathlib.Path(f"/proc/{pid}/limits").read_text()
+    soft = re.search(r"^Max data size +(\S+)", lines, re.MULTILINE)[1]
+    return None if soft == "unlimited" else int(soft)
+
+
+def pid_of(connection):
+    return connection.info.backend_pid
+
+
+def hold(session, megabytes):
+    """Lets a session hold private memory. Custom settings are kept in the heap."""
+    for nth in range(megabytes // 5):
+        session.execute("SELECT length(set_config(%s, repeat('x', 5242880), false))", [f"my.held{nth}"])
+
+
+@contextlib.contextmanager
+def connect_raw(cluster, **parameters):
+    """A session whose results are not all read."""
+    session = cluster.connect(**parameters)
+    try:
+        yield session
+    finally:
+        session.pgconn.finish()
+
+
+def guard(connection):
+    return rows(connection.execute("SELECT * FROM pg_meminfo_guard"))[0]
+
+
+def causes(connection):
+    return [cause for (cause,) in connection.execute("SELECT cause FROM pg_meminfo_incidents")]
+
+
+# A session's own limit
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("name", EATERS)
+def test_a_statement_gets_an_error_at_the_limit(preloaded, name):
+    with preloaded.connect(*SETTINGS) as session:
+        session.execute(f"SET {LIMIT} = '100MB'")
+        with pytest.raises(psycopg.errors.OutOfMemory) as raised:
+            session.execute(EATERS[name])
+        diagnostic = raised.value.diag
+        assert diagnostic.message_primary == "out of memory"
+        detail = re.fullmatch(
+            r"Failed [^.]*\. (?:This session has (\d+) MB of private memory\. )?pg_meminfo.session_memory_limit is 100 MB\.",
+            diagnostic.message_detail,
+        )
+        # PL/pgSQL can have freed it before.
+        assert (detail[1] or name == "plpgsql") and int(detail[1] or 0) <= 100
+        assert diagnostic.message_hint == "Lower work_mem, process fewer rows at a time, or raise pg_meminfo.session_memory_limit."
+        # The session lives on, and what it had is free again.
+        assert session.execute("SELECT length(repeat('x', 10000000))").fetchone() == (10**7,)
+        assert preloaded.log_has("pg_meminfo.session_memory_limit is 100 MB.")
+
+
+def test_refusals_are_counted(preloaded):
+    with preloaded.connect(*SETTINGS, f"{LIMIT}=64MB") as session:
+        before = guard(session)["refusals"]
+        with pytest.raises(psycopg.errors.OutOfMemory):
+            session.execute(EATERS["blocks"])
+        assert guard(session)["refusals"] == before + 1 and guard(session)["session_memory_limit"] == 64 * MB
+
+
+def test_a_failed_allocation_that_is_not_for_the_limit_says_nothing_of_it(preloaded):
+    """Another limit of the kernel: on the whole address space."""
+    with preloaded.connect(*SETTINGS, f"{LIMIT}=30GB") as session:
+        pid = pid_of(session)
+        status = pathlib.Path(f"/proc/{pid}/status").read_text()
+        size = int(re.search(r"^VmSize:\s+(\d+) kB$", status, re.MULTILINE)[1]) * 1024
+        # Its own user may do so.
+        owner = preloaded.data.stat()
+        command = ["prlimit", f"--pid={pid}", f"--as={size + 100 * MB}"]
+        subprocess.run(command, user=owner.st_uid, group=owner.st_gid, extra_groups=[], check=True)
+        with pytest.raises(psycopg.errors.OutOfMemory) as raised:
+            session.execute(EATERS["blocks"])
+        assert raised.value.diag.message_hint is None and "pg_meminfo" not in raised.value.diag.message_detail
+
+
+def test_an_exception_handler_catches_it(preloaded):
+    with preloaded.connect(*SETTINGS, f"{LIMIT}=100MB") as session:
+        session.execute(f"""DO $$ BEGIN
+            BEGIN EXECUTE {psycopg.sql.quote(EATERS["array_agg"])}; RAISE 'not refused';
+            EXCEPTION WHEN out_of_memory THEN RAISE NOTICE 'caught'; END; END $$""")
+
+
+def test_where_the_limit_comes_from(preloaded):
+    with preloaded.connect() as connection:
+        assert limit(pid_of(connection)) is UNLIMITED
+        connection.execute("CREATE ROLE limited LOGIN")
+        connection.execute("CREATE DATABASE limits")
+        try:
+            connection.execute(f"ALTER ROLE limited SET {LIMIT} = '200MB'")
+            connection.execute(f"ALTER DATABASE limits SET {LIMIT} = '300MB'")
+            with preloaded.connect(user="limited") as session:
+                assert limit(pid_of(session)) == 200 * MB
+                # Nobody raises it for himself.
+                for statement in f"SET {LIMIT} = -1", f"SET {LIMIT} = '1GB'", f"RESET {LIMIT}":
+                    if not statement.startswith("RESET"):
+                        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                            session.execute(statement)
+                assert limit(pid_of(session)) == 200 * MB
+            with preloaded.connect(dbname="limits") as session:
+                assert limit(pid_of(session)) == 300 * MB
+                session.execute(f"SET {LIMIT} = -1")
+                assert limit(pid_of(session)) is UNLIMITED
+                session.execute(f"RESET {LIMIT}")
+                assert limit(pid_of(session)) == 300 * MB
+                with session.transaction(force_rollback=True):
+                    session.execute(f"SET LOCAL {LIMIT} = '100MB'")
+                    assert limit(pid_of(session)) == 100 * MB
+                assert limit(pid_of(session)) == 300 * MB
+        finally:
+            connection.execute("DROP DATABASE limits")
+            connection.execute("DROP ROLE limited")
+
+
+def others(cluster):
+    """The processes of a cluster that serve no client, and the postmaster."""
+    with cluster.connect() as connection:
+        pids = connection.execute("SELECT pid FROM pg_stat_activity WHERE backend_type <> 'client backend'").fetchall()
+        return [pid for (pid,) in pids] + [cluster.postmaster]
+
+
+def test_the_configuration_limits_sessions_and_nobody_else():
+    with start_cluster(PRELOADED, FAST, f"{LIMIT} = 150MB") as cluster, cluster.connect() as session:
+        assert limit(pid_of(session)) == 150 * MB
+        with cluster.running_in_parallel(session) as leader:
+            workers = session.execute("SELECT pid FROM pg_stat_activity WHERE leader_pid = %s", [leader]).fetchall()
+            assert {limit(pid) for (pid,) in workers} == {limit(leader)} == {150 * MB}
+        sender = cluster.connect(replication="true", dbname="")
+        assert limit(pid_of(sender)) is UNLIMITED
+        sender.close()
+        assert {limit(pid) for pid in others(cluster)} == {UNLIMITED}
+        session.execute(f"ALTER SYSTEM SET {LIMIT} = '170MB'")
+        # The command line has precedence over the file.
+        session.execute("SELECT pg_reload_conf()")
+        assert limit(pid_of(session)) == 150 * MB
+
+
+def test_a_reload_changes_it(preloaded):
+    with preloaded.connect() as connection, preloaded.connect() as session:
+        for value, expected in ("170MB", 170 * MB), ("-1", UNLIMITED):
+            connection.execute(f"ALTER SYSTEM SET {LIMIT} = '{value}'")
+            connection.execute("SELECT pg_reload_conf()")
+
+            def has_been_told(expected=expected):
+                # A session takes note with its next statement.
+                session.execute("SELECT 1")
+                return limit(pid_of(session)) == expected
+
+            wait_until(has_been_told)
+            with preloaded.connect() as new:
+                wait_until(lambda new=new, expected=expected: limit(pid_of(new)) == expected)
+        assert {limit(pid) for pid in others(preloaded)} == {UNLIMITED}
+
+
+def test_a_parallel_worker_has_the_limit_that_its_leader_has_set(preloaded):
+    with preloaded.connect() as connection:
+        settings = ["parallel_setup_cost=0", "parallel_tuple_cost=0", "min_parallel_table_scan_size=0", "work_mem=16GB"]
+        connection.execute("CREATE TABLE grouped AS SELECT n, repeat('x', 100) || n AS x FROM generate_series(1, 1000000) AS n")
+        connection.execute("ANALYZE grouped")
+        with preloaded.connect(*settings, "enable_sort=off", "max_parallel_workers_per_gather=2") as session:
+            session.execute(f"SET {LIMIT} = '64MB'")
+            query = "SELECT count(*) FROM (SELECT x, array_agg(n) FROM grouped GROUP BY x) AS s"
+            with pytest.raises(psycopg.errors.OutOfMemory) as raised:
+                session.execute(query)
+            assert "pg_meminfo.session_memory_limit is 64 MB" in raised.value.diag.message_detail
+            session.execute(f"SET {LIMIT} = -1")
+            assert session.execute(query).fetchone() == (1000000,)
+        connection.execute("DROP TABLE grouped")
+
+
+def test_a_limit_of_the_server_is_never_raised():
+    within = ["sh", "-c", 'ulimit -S -d 1000000; exec "$@"', "sh"]
+    with start_cluster(PRELOADED, FAST, "pg_meminfo.min_headroom = 1MB", within=within) as cluster, cluster.connect() as session:
+        assert limit(pid_of(session)) == 1000000 * 1024
+        for value, expected in ("30GB", 1000000 * 1024), ("100MB", 100 * MB), ("-1", 1000000 * 1024):
+            session.execute(f"SET {LIMIT} = '{value}'")
+            assert limit(pid_of(session)) == expected
+
+
+def test_it_needs_no_recorder():
+    with start_cluster(PRELOADED, "pg_meminfo.recorder = off", f"{LIMIT} = 100MB") as cluster, cluster.connect(*SETTINGS) as session:
+        with pytest.raises(psycopg.errors.OutOfMemory) as raised:
+            session.execute(EATERS["repeat"])
+        assert "pg_meminfo.session_memory_limit is 100 MB" in raised.value.diag.message_detail
+        row = guard(session)
+        assert row["recorder_pid"] is None and row["headroom"] is None and row["guard_action"] is None
+
+
+@pytest.mark.parametrize(
+    ("setting", "valid", "invalid"),
+    [
+        (LIMIT, ["-1", "64MB", "1TB"], ["0", "63MB", "-2"]),
+        ("pg_meminfo.min_headroom", ["-1", "0", "10%", "12.5 %", "2GB", "1000"], ["-2", "101%", "-1%", "%", "NaN%", "much", "", "1 2%"]),
+        ("pg_meminfo.guard_action", ["log", "brake", "cancel", "terminate"], ["off", "kill"]),
+    ],
+)
+def test_values_of_settings(preloaded, setting, valid, invalid):
+    with preloaded.connect() as connection:
+        for value in valid:
+            connection.execute(f"ALTER SYSTEM SET {setting} = '{value}'")
+        for value in invalid:
+            with pytest.raises(psycopg.errors.InvalidParameterValue):
+                connection.execute(f"ALTER SYSTEM SET {setting} = '{value}'")
+        connection.execute(f"ALTER SYSTEM RESET {setting}")
+
+
+def test_it_needs_the_library_preloaded(connection):
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState):
+        connection.execute("SELECT * FROM pg_meminfo_guard")
+
+
+def test_who_may_read_it(preloaded):
+    with preloaded.connect() as connection, connection.transaction(force_rollback=True):
+        connection.execute("CREATE ROLE nobody")
+        connection.execute("SET ROLE nobody")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege), connection.transaction():
+            connection.execute("SELECT * FROM pg_meminfo_guard")
+
+
+# The brake, and orders. All of this is in a cgroup, where only what a test does is counted.
+
+
+@contextlib.contextmanager
+def guarded(*settings, megabytes=500, headroom="20%"):
+    """A cluster within a cgroup, and a function that lets another program in it hold memory until the block ends."""
+    settings = [PRELOADED, FAST, "shared_buffers = 16MB", "autovacuum = off", f"pg_meminfo.min_headroom = '{headroom}'", *settings]
+    with contextlib.ExitStack() as stack:
+        _, within = stack.enter_context(limited(megabytes))
+        cluster = stack.enter_context(start_cluster(*settings, within=within, **OOM_ADJUST))
+        protect(cluster)
+
+        def eat_elsewhere(megabytes):
+            script = "import sys; held = bytearray(int(sys.argv[1])); held[::4096] = b'x' * len(held[::4096]); print(flush=True); sys.stdin.read()"
+            command = [*within, sys.executable, "-c", script, str(megabytes * MB)]
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            stack.callback(process.wait)
+            stack.callback(process.stdin.close)
+            process.stdout.readline()
+            return process
+
+        with cluster.connect() as connection:
+            wait_until(lambda: guard(connection)["headroom"] is not None)
+        yield cluster, eat_elsewhere
+
+
+def use_up(connection, eat_elsewhere, left):
+    """Lets another program hold all but so many MB."""
+    [(headroom,)] = connection.execute("SELECT headroom FROM pg_meminfo_host")
+    return eat_elsewhere(headroom // MB - left)
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("action", ["brake", "cancel"])
+def test_whoever_eats_gets_an_error_and_the_server_survives(action):
+    with guarded(f"pg_meminfo.guard_action = {action}") as (cluster, _), cluster.connect() as bystander:
+        postmaster_start = bystander.execute("SELECT pg_postmaster_start_time()").fetchone()
+        hold(bystander, 10)
+        for name in EATERS:
+            with cluster.connect(*SETTINGS, application_name=name) as session:
+                with pytest.raises((psycopg.errors.OutOfMemory, psycopg.errors.QueryCanceled)) as raised:
+                    session.execute(EATERS[name])
+                diagnostic = raised.value.diag
+                assert diagnostic.message_hint == "Lower work_mem, or process fewer rows at a time. See pg_meminfo_guard.", name
+                if name != "plpgsql":
+                    assert re.search(r"This session (has|held) \d+ MB of private memory", diagnostic.message_detail), name
+                assert re.search(r"\d+ MB of 500 MB", diagnostic.message_detail), name
+                assert session.execute("SELECT 1").fetchone() == (1,)
+        assert bystander.execute("SELECT length(current_setting('my.held1'))").fetchone() == (5 * MB,)
+        assert bystander.execute("SELECT pg_postmaster_start_time()").fetchone() == postmaster_start
+        assert not {"oom kill", "kill", "crash"} & set(causes(bystander))
+
+
+def test_several_that_eat_at_once():
+    with guarded() as (cluster, _), cluster.connect() as bystander:
+        outcomes = []
+
+        def eat(name):
+            try:
+                with cluster.connect(*SETTINGS) as session:
+                    session.execute(EATERS[name])
+            except psycopg.Error as error:
+                outcomes.append(error.sqlstate)
+
+        threads = [threading.Thread(target=eat, args=[name]) for name in ("array_agg", "sort", "jsonb", "repeat")]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        # None was cut off by a restart.
+        assert len(outcomes) == 4 and set(outcomes) <= {"53200", "57014"}
+        assert bystander.execute("SELECT 1").fetchone() == (1,)
+
+
+def test_a_session_is_canceled_when_others_take_the_memory():
+    """RLIMIT_DATA does not help against what is not private memory of sessions."""
+    with guarded() as (cluster, eat_elsewhere), cluster.connect() as connection:
+        with connect_raw(cluster, application_name="small") as small, connect_raw(cluster, application_name="large") as large:
+            hold(small, 20)
+            hold(large, 150)
+            for session in small, large:
+                session.pgconn.send_query(b"SELECT pg_sleep(1000)")
+            wait_until(lambda: private(pid_of(large)) > 140 * MB)
+            use_up(connection, eat_elsewhere, 30)
+            result = large.pgconn.get_result()
+            texts = [result.error_field(field).decode() for field in (b"CMDH"[nth] for nth in range(4))]
+            code, message, detail, hint = texts
+            assert (code, message) == ("57014", "canceling statement because the server is running out of memory")
+            assert re.fullmatch(r"This session held 1\d\d MB of private memory when \d+ MB of 500 MB was left\.", detail)
+            assert hint == "Lower work_mem, or process fewer rows at a time. See pg_meminfo_guard."
+            # The other one goes on.
+            small.pgconn.consume_input()
+            assert small.pgconn.is_busy()
+            row = guard(connection)
+            assert row["is_short"] and row["cancels"] == 1 and row["acted_on"] == pid_of(large) and row["terminations"] == 0
+            wait_until(lambda: "cancel" in causes(connection))
+            incident = rows(connection.execute("SELECT * FROM pg_meminfo_incidents WHERE cause = 'cancel'"))[0]
+            assert (incident["pid"], incident["application_name"]) == (pid_of(large), "large")
+            assert incident["private"] > 140 * MB and incident["query"] == "SELECT pg_sleep(1000)"
+            assert cluster.log_has(f"canceled the statement of process {pid_of(large)}, which held 1")
+            assert cluster.log_has("memory is running out: ")
+            small.cancel()
+            for session in small, large:
+                while session.pgconn.get_result():
+                    pass
+            # A cancel by somebody else keeps its text.
+            small.pgconn.send_query(b"SELECT pg_sleep(1000)")
+            small.cancel()
+            assert small.pgconn.get_result().error_field(ord("M")) == b"canceling statement due to user request"
+
+
+def test_nobody_is_ended_if_the_shortage_is_not_ours():
+    with guarded("pg_meminfo.guard_action = terminate") as (cluster, eat_elsewhere), cluster.connect() as connection:
+        with cluster.connect() as session:
+            hold(session, 20)
+            use_up(connection, eat_elsewhere, 30)
+            wait_until(lambda: cluster.log_has("memory is running out, but no session holds a tenth of it, so none is ended"))
+            assert guard(connection)["is_short"]
+            assert session.execute("SELECT 1").fetchone() == (1,)
+            row = guard(connection)
+            assert (row["cancels"], row["terminations"]) == (0, 0)
+
+
+def test_an_exempt_role_is_left_alone():
+    with guarded("pg_meminfo.guard_action = terminate") as (cluster, eat_elsewhere), cluster.connect() as connection:
+        connection.execute("CREATE ROLE exempt LOGIN SUPERUSER")
+        connection.execute("ALTER ROLE exempt SET pg_meminfo.guard_exempt = on")
+        with cluster.connect(user="exempt") as exempt, cluster.connect() as other:
+            hold(exempt, 170)
+            hold(other, 100)
+            wait_until(lambda: limit(pid_of(other)) is not UNLIMITED)
+            assert limit(pid_of(exempt)) is UNLIMITED
+            use_up(connection, eat_elsewhere, 30)
+            # An idle session that holds enough is terminated, for want of a statement.
+            wait_until(lambda: guard(connection)["terminations"] == 1)
+            with pytest.raises(psycopg.OperationalError, match="terminating connection because the server is running out of memory"):
+                other.execute("SELECT 1")
+            assert exempt.execute("SELECT 1").fetchone() == (1,)
+            assert guard(connection)["acted_on"] == pid_of(other)
+            wait_until(lambda: "terminate" in causes(connection))
+
+
+def test_one_that_does_not_obey_is_terminated():
+    with guarded("pg_meminfo.guard_action = terminate") as (cluster, eat_elsewhere), cluster.connect() as connection:
+        with connect_raw(cluster) as session:
+            hold(session, 150)
+            block = "DO $$ BEGIN LOOP BEGIN PERFORM pg_sleep(1000); EXCEPTION WHEN query_canceled THEN END; END LOOP; END $$"
+            session.pgconn.send_query(block.encode())
+            wait_until(lambda: private(pid_of(session)) > 140 * MB)
+            use_up(connection, eat_elsewhere, 30)
+            message = session.pgconn.get_result().error_field(ord("M"))
+            assert message == b"terminating connection because the server is running out of memory"
+            row = guard(connection)
+            assert (row["cancels"], row["terminations"]) == (1, 1)
+
+
+def test_the_brake_limits_sessions_and_nobody_else():
+    with guarded("pg_meminfo.guard_action = brake") as (cluster, eat_elsewhere), cluster.connect() as connection:
+        with cluster.connect() as session:
+            pid = pid_of(session)
+            wait_until(lambda: limit(pid) is not UNLIMITED)
+            wide = limit(pid)
+            wait_until(lambda: guard(connection)["limited"] >= 2)
+            row = guard(connection)
+            assert not row["is_short"] and row["guard_action"] == "brake"
+            assert abs(row["min_headroom"] - 100 * MB) < MB and row["memory_limit"] == 500 * MB
+            # Its own limit, if that is lower.
+            session.execute(f"SET {LIMIT} = '70MB'")
+            assert limit(pid) == 70 * MB
+            session.execute(f"SET {LIMIT} = -1")
+            wait_until(lambda: limit(pid) > 100 * MB)
+            hold(session, 80)
+            eater = use_up(connection, eat_elsewhere, 90)
+            wait_until(lambda: guard(connection)["is_short"])
+            wait_until(lambda: limit(pid) < wide)
+            assert limit(pid) >= 64 * MB
+            # What it has can still be used, and a little more.
+            assert session.execute("SELECT count(*) FROM pg_class").fetchone()[0] > 0
+            # One that starts now is limited from the start.
+            with cluster.connect() as new:
+                assert limit(pid_of(new)) is not UNLIMITED
+            assert {limit(pid) for pid in others(cluster)} == {UNLIMITED}
+            assert "brake" in causes(connection)
+            eater.stdin.close()
+            eater.wait()
+            wait_until(lambda: not guard(connection)["is_short"])
+            wait_until(lambda: limit(pid) > 200 * MB)
+
+
+def test_limits_end_with_the_recorder():
+    with guarded("pg_meminfo.guard_action = brake") as (cluster, _), cluster.connect() as connection, cluster.connect() as session:
+        pid = pid_of(session)
+        wait_until(lambda: limit(pid) is not UNLIMITED)
+        recorder = guard(connection)["recorder_pid"]
+        # It starts again after a second at the earliest.
+        connection.execute("SELECT pg_terminate_backend(%s)", [recorder])
+        wait_until(lambda: limit(pid) is UNLIMITED)
+        wait_until(lambda: guard(connection)["recorder_pid"] != recorder)
+        wait_until(lambda: limit(pid) is not UNLIMITED)
+        # The next one lifts what was left by one that could not.
+        os.kill(guard(connection)["recorder_pid"], signal.SIGSTOP)
+        assert limit(pid) is not UNLIMITED
+        os.kill(guard(connection)["recorder_pid"], signal.SIGCONT)
+
+
+def test_a_percentage_is_of_the_limit_and_a_reload_is_obeyed(preloaded):
+    with preloaded.connect() as connection, preloaded.connect() as session:
+        pid = pid_of(session)
+
+        def change(setting, value):
+            connection.execute(f"ALTER SYSTEM SET pg_meminfo.{setting} = '{value}'")
+            connection.execute("SELECT pg_reload_conf()")
+
+        change("min_headroom", "5%")
+        wait_until(lambda: limit(pid) is not UNLIMITED)
+        row = guard(connection)
+        assert abs(row["min_headroom"] - row["memory_limit"] * 0.05) < MB and row["guard_action"] == "cancel"
+        change("guard_action", "log")
+        wait_until(lambda: limit(pid) is UNLIMITED)
+        change("guard_action", "brake")
+        wait_until(lambda: limit(pid) is not UNLIMITED)
+        change("min_headroom", "-1")
+        wait_until(lambda: limit(pid) is UNLIMITED)
+        assert guard(connection)["guard_action"] is None
+        # More than there is: memory is always short. Only the log says so.
+        change("guard_action", "log")
+        change("min_headroom", "1TB")
+        wait_until(lambda: guard(connection)["is_short"])
+        assert limit(pid) is UNLIMITED
+        wait_until(lambda: "min headroom" in causes(connection))
+        for setting in "min_headroom", "guard_action":
+            connection.execute(f"ALTER SYSTEM RESET pg_meminfo.{setting}")
+        connection.execute("SELECT pg_reload_conf()")
+        wait_until(lambda: guard(connection)["is_short"] is None)
