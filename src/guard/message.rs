@@ -1,8 +1,7 @@
 //! What the ERROR of a session says if it was a limit, or the guard, that has ended its statement.
 //!
-//! Nothing here allocates: there may be no memory left.
+//! Nothing here asks for memory: there may be none left. Postgres keeps some for the texts of an ERROR.
 
-use std::cell::UnsafeCell;
 use std::fmt::{self, Write};
 use std::sync::atomic::Ordering;
 
@@ -23,14 +22,6 @@ const TERMINATED: &[u8] = b"terminating connection due to administrator command"
 const ROUNDED_UP: u64 = 9 << 20;
 
 const LENGTH: usize = 1024;
-
-/// The detail of the last message.
-struct Text(UnsafeCell<[u8; LENGTH]>);
-
-// SAFETY: only the main thread uses it, and not in its signal handler.
-unsafe impl Sync for Text {}
-
-static DETAIL: Text = Text(UnsafeCell::new([0; LENGTH]));
 
 /// Writes what fits.
 struct Writer<'a> {
@@ -59,15 +50,11 @@ impl Write for Writer<'_> {
 
 /// Sets the detail to what is written. One that is too long is left out.
 fn set_detail(report: &mut Report, write: impl FnOnce(&mut Writer) -> fmt::Result) {
-    // SAFETY: see Text. A report that still has the former text has been sent.
-    let buffer = unsafe { &mut *DETAIL.0.get() };
-    let mut writer = Writer { buffer, length: 0 };
-    if write(&mut writer).is_err() {
-        return;
-    }
-    let length = writer.length;
-    buffer[length] = 0;
-    if let Ok(text) = CStr::from_bytes_until_nul(buffer) {
+    let mut buffer = [0; LENGTH];
+    let is_whole = write(&mut Writer { buffer: &mut buffer, length: 0 }).is_ok();
+    if let Ok(text) = CStr::from_bytes_until_nul(&buffer)
+        && is_whole
+    {
         report.set_detail(text);
     }
 }
@@ -110,7 +97,7 @@ fn explain_refusal(report: &mut Report) {
     if in_force == UNLIMITED || (is_within && data_limit::other_limits_apply()) {
         return;
     }
-    // The text is copied, because it may be the one that is written to.
+    // Copied, because the report is written to.
     let mut postgres = [0; LENGTH / 2];
     let detail = report.detail().unwrap_or_default();
     let length = if detail.len() <= postgres.len() { detail.len() } else { 0 };

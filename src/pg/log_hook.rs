@@ -19,7 +19,7 @@ pub trait Observer: 'static {
     fn child_was_terminated(message: &[u8], detail: Option<&[u8]>);
 }
 
-/// Changes what an ERROR says. It must not unwind, and allocates nothing: there may be no memory left.
+/// Changes what an ERROR says. It must not unwind, and relies on no memory: there may be none left.
 pub type Editor = fn(&mut Report);
 
 /// An ERROR or a FATAL, before it is written to the log and sent to the client.
@@ -68,7 +68,6 @@ unsafe extern "C-unwind" fn emit(data: *mut pg_sys::ErrorData) {
     } else if let Some(editor) = EDITOR.get() {
         // SAFETY: as above.
         let level = unsafe { (*data).elevel };
-        // What is less severe is freed with its texts.
         if level >= pg_sys::elog::PgLogLevel::ERROR as c_int {
             editor(&mut Report(data));
         }
@@ -100,22 +99,43 @@ impl Report {
         !self.data().hint.is_null()
     }
 
-    /// Sets the message. Postgres does not free the texts of an ERROR one by one.
-    pub fn set_message(&mut self, message: &'static CStr) {
-        // SAFETY: as in data(). Nobody writes to the text.
-        unsafe { (*self.0).message = message.as_ptr().cast_mut() };
+    /// Sets the message, the detail or the hint. If there is no memory for a copy, it stays as it is.
+    pub fn set_message(&mut self, message: &CStr) {
+        if let Some(copy) = self.copy(message) {
+            // SAFETY: as in data().
+            unsafe { (*self.0).message = copy };
+        }
     }
 
-    /// Sets the detail.
-    pub fn set_detail(&mut self, detail: &'static CStr) {
-        // SAFETY: as above.
-        unsafe { (*self.0).detail = detail.as_ptr().cast_mut() };
+    /// As above.
+    pub fn set_detail(&mut self, detail: &CStr) {
+        if let Some(copy) = self.copy(detail) {
+            // SAFETY: as in data().
+            unsafe { (*self.0).detail = copy };
+        }
     }
 
-    /// Sets the hint.
-    pub fn set_hint(&mut self, hint: &'static CStr) {
-        // SAFETY: as above.
-        unsafe { (*self.0).hint = hint.as_ptr().cast_mut() };
+    /// As above.
+    pub fn set_hint(&mut self, hint: &CStr) {
+        if let Some(copy) = self.copy(hint) {
+            // SAFETY: as in data().
+            unsafe { (*self.0).hint = copy };
+        }
+    }
+
+    /// A copy in the report's memory context, for which Postgres keeps some memory: it frees the texts of a FATAL. The
+    /// former text is left to that context, which is emptied soon.
+    fn copy(&self, text: &CStr) -> Option<*mut c_char> {
+        let bytes = text.to_bytes_with_nul();
+        let (context, flags) = (self.data().assoc_context, pg_sys::MCXT_ALLOC_NO_OOM as c_int);
+        // SAFETY: the context is that of the report. With this flag, a lack of memory is no ERROR.
+        let copy = unsafe { pg_sys::MemoryContextAllocExtended(context, bytes.len(), flags) }.cast::<c_char>();
+        if copy.is_null() {
+            return None;
+        }
+        // SAFETY: it has that size.
+        unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr().cast(), copy, bytes.len()) };
+        Some(copy)
     }
 }
 

@@ -386,13 +386,14 @@ def test_an_exempt_role_is_left_alone():
             hold(other, 100)
             wait_until(lambda: limit(pid_of(other)) is not UNLIMITED)
             assert limit(pid_of(exempt)) is UNLIMITED
+            pid = pid_of(other)
             use_up(connection, eat_elsewhere, 30)
             # An idle session that holds enough is terminated, for want of a statement.
             wait_until(lambda: guard(connection)["terminations"] == 1)
             with pytest.raises(psycopg.OperationalError, match="terminating connection because the server is running out of memory"):
                 other.execute("SELECT 1")
             assert exempt.execute("SELECT 1").fetchone() == (1,)
-            assert guard(connection)["acted_on"] == pid_of(other)
+            assert guard(connection)["acted_on"] == pid
             wait_until(lambda: "terminate" in causes(connection))
 
 
