@@ -260,8 +260,8 @@ sample before. Needs what pg_meminfo_history() needs.
 at (time): when it happened
 cause (text): oom kill; possible oom kill if it was SIGKILL and the kernel does not count kills; kill if it was SIGKILL
   and not the OOM killer; crash for another signal; server end if all ended without a shutdown; session memory and min
-  headroom for the settings pg_meminfo.log_session_memory and pg_meminfo.log_min_headroom; brake, cancel and terminate
-  for what the guard has done
+  headroom for the settings pg_meminfo.log_session_memory and pg_meminfo.log_min_headroom; brake, cancel,
+  terminate and refusal for what the guard has done, refusal also for pg_meminfo.session_memory_limit
 pid (identifier): process that was killed or crossed the threshold; NULL if it is about all of them
 signal (number): signal that ended it; NULL if none did
 backend_type (text): as in pg_stat_activity; this and what follows is NULL if the process was not in the last sample
@@ -271,7 +271,8 @@ application_name (text): application
 query_start (time): when its query was started
 query_id (identifier): query id
 query (text): its query, as the postmaster or the last sample has it
-private (bytes): private memory that it held in the last sample; for session memory, together with its parallel workers
+private (bytes): private memory that it held in the last sample; for session memory, cancel and terminate together with
+  its parallel workers; for refusal what it had mapped
 growth_per_second (bytes): how fast it had grown within the last 5 seconds before that sample
 sampled_at (time): when the last sample was taken; NULL if there was none within a minute
 largest_pid (identifier): process that held most in that sample, which need not be the one that was killed

@@ -18,6 +18,8 @@ pub enum Event {
     NoReason,
     /// The statement of a session was ended.
     Ended(Order),
+    /// A session had so much, in bytes, and was refused more, by the guard or by its own limit.
+    Refused(i32, u64),
 }
 
 /// The guard of this server.
@@ -60,13 +62,17 @@ impl Controller {
     /// Does what is to be done at this moment.
     pub fn run(&mut self, moment: &Moment) -> Vec<Event> {
         let Some(guards) = guards() else { return Vec::new() };
+        let mut events = Vec::new();
+        for (pid, slot) in guards.used() {
+            events.extend(slot.take_refusal().map(|mapped| Event::Refused(pid, mapped)));
+        }
         let min_headroom = settings::guard::min_headroom(moment.limit);
         guards.headroom.store(moment.headroom, Ordering::Relaxed);
         guards.limit.store(moment.limit, Ordering::Relaxed);
         guards.min_headroom.store(min_headroom.unwrap_or(0), Ordering::Relaxed);
         let Some(min_headroom) = min_headroom.filter(|&bytes| bytes > 0) else {
             self.turn_off(guards);
-            return Vec::new();
+            return events;
         };
         let action = settings::guard::guard_action();
         guards.action.store(action, Ordering::Relaxed);
@@ -77,7 +83,11 @@ impl Controller {
             _ => Action::Terminate,
         };
         let decision = self.guard.decide(Policy { min_headroom, action }, moment);
-        let mut events = Vec::new();
+        if decision.has_become_short {
+            guards.shortages.fetch_add(1, Ordering::Relaxed);
+            acted(guards, moment.at, 0);
+            events.push(Event::Short { is_braking: decision.share.is_some() });
+        }
         if let Some(order) = decision.order {
             self.end(guards, order, moment);
             events.push(Event::Ended(order));
@@ -87,11 +97,6 @@ impl Controller {
             None => self.lift(guards),
         }
         guards.is_short.store(self.guard.is_short(), Ordering::Relaxed);
-        if decision.has_become_short {
-            guards.shortages.fetch_add(1, Ordering::Relaxed);
-            acted(guards, moment.at, 0);
-            events.insert(0, Event::Short { is_braking: decision.share.is_some() });
-        }
         if decision.has_no_reason {
             events.push(Event::NoReason);
         }

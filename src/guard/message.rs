@@ -123,6 +123,7 @@ fn explain_refusal(report: &mut Report) {
     } else {
         c"Lower work_mem, process fewer rows at a time, or raise pg_meminfo.session_memory_limit."
     });
+    slot.keep_refusal(mapped);
     guards.refusals.fetch_add(1, Ordering::Relaxed);
 }
 

@@ -50,6 +50,8 @@ pub struct Slot {
     brake: AtomicU64,
     is_exempt: AtomicBool,
     order: OrderSlot,
+    /// What it had when it was last refused more, in bytes. 0 once the recorder has taken note.
+    refused: AtomicU64,
 }
 
 /// The last order that a session has got.
@@ -125,6 +127,7 @@ impl Guards {
         slot.brake.store(if share == 0 { 0 } else { share.max(FLOOR) }, Ordering::SeqCst);
         slot.is_exempt.store(is_exempt, Ordering::SeqCst);
         slot.order.statement.store(0, Ordering::SeqCst);
+        slot.refused.store(0, Ordering::SeqCst);
         slot.base.store(self.base(limit), Ordering::SeqCst);
         slot.pid.store(this_process::pid(), Ordering::SeqCst);
         Some(slot)
@@ -211,6 +214,18 @@ impl Slot {
     pub fn has_order(&self, statement: i64, end: End) -> bool {
         self.order.statement.load(Ordering::SeqCst) == statement
             && self.order.is_to_terminate.load(Ordering::SeqCst) == (end == End::Terminate)
+    }
+
+    /// This process has been refused more than this, in bytes.
+    pub fn keep_refusal(&self, mapped: u64) {
+        self.refused.store(mapped.max(1), Ordering::SeqCst);
+    }
+
+    /// More than what it has been refused since the last call, in bytes. `None` if it has not.
+    pub fn take_refusal(&self) -> Option<u64> {
+        // Nearly always there is none.
+        let refused = if self.refused.load(Ordering::SeqCst) == 0 { 0 } else { self.refused.swap(0, Ordering::SeqCst) };
+        (refused != 0).then_some(refused)
     }
 
     /// The reason for that.

@@ -226,6 +226,7 @@ impl Recorder {
                 let cause = if order.end == End::Cancel { Cause::Cancel } else { Cause::Terminate };
                 Incident::of_session(cause, order.pid, order.held, recent)
             }
+            Event::Refused(pid, mapped) => Incident::of_session(Cause::Refusal, pid, mapped, recent),
             Event::NoReason => {
                 let message = "memory is running out, but no session holds a tenth of it, so none is ended";
                 let detail = Incident::of_threshold(Cause::MinHeadroom, 0, recent).detail();

@@ -47,5 +47,9 @@ fn guard(call: &Call) {
     let Some(guards) = guards() else { return };
     // The settings as the recorder has them. This session may not have been told yet.
     let min_headroom = guards.min_headroom.load(Ordering::Relaxed);
-    GuardRow::start(call).put(guards, (min_headroom > 0).then_some(min_headroom), guards.action.load(Ordering::Relaxed));
+    GuardRow::start(call).put(
+        guards,
+        (min_headroom > 0).then_some(min_headroom),
+        guards.action.load(Ordering::Relaxed),
+    );
 }

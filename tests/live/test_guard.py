@@ -94,6 +94,11 @@ def test_refusals_are_counted(preloaded):
         with pytest.raises(psycopg.errors.OutOfMemory):
             session.execute(EATERS["blocks"])
         assert guard(session)["refusals"] == before + 1 and guard(session)["session_memory_limit"] == 64 * MB
+        pid = pid_of(session)
+        wait_until(lambda: session.execute("SELECT count(*) FROM pg_meminfo_incidents WHERE pid = %s", [pid]).fetchone() == (1,))
+        [incident] = rows(session.execute("SELECT * FROM pg_meminfo_incidents WHERE pid = %s", [pid]))
+        assert incident["cause"] == "refusal" and 0 < incident["private"] <= 64 * MB
+        assert preloaded.log_has(f"process {pid} had ")
 
 
 def test_a_failed_allocation_that_is_not_for_the_limit_says_nothing_of_it(preloaded):
@@ -304,6 +309,7 @@ def test_whoever_eats_gets_an_error_and_the_server_survives(action):
                 assert session.execute("SELECT 1").fetchone() == (1,)
         assert bystander.execute("SELECT length(current_setting('my.held1'))").fetchone() == (5 * MB,)
         assert bystander.execute("SELECT pg_postmaster_start_time()").fetchone() == postmaster_start
+        wait_until(lambda: "refusal" in causes(bystander))
         assert not {"oom kill", "kill", "crash"} & set(causes(bystander))
 
 

@@ -132,7 +132,7 @@ prop_compose! {
             (0_u64..600, 0_u64..300, any::<bool>(), any::<bool>(), 0_usize..4, 0_i64..3), 0..12)
     ) -> Vec<Member> {
         let member = |(nth, &(private, untouched, is_active, is_exempt, leader, statement))| {
-            let pid = nth as i32 + 1;
+            let pid: i32 = nth + 1;
             // Each may be a worker of one of the first three.
             let leader = (leader > 0 && pid > 3 && leader < 4).then_some(leader as i32);
             let mapped = (private + untouched) * MB;

@@ -90,6 +90,8 @@ pub enum Cause {
     Cancel,
     /// The guard has terminated a session.
     Terminate,
+    /// A session was refused more memory, by its own limit or by the guard.
+    Refusal,
 }
 
 impl Cause {
@@ -106,6 +108,7 @@ impl Cause {
             Cause::Brake => "brake",
             Cause::Cancel => "cancel",
             Cause::Terminate => "terminate",
+            Cause::Refusal => "refusal",
         }
     }
 }
@@ -256,6 +259,7 @@ impl Incident {
             Cause::Brake => format!("memory is running out: {}; all sessions are limited to a share of that", left()),
             Cause::Cancel => format!("canceled the statement of process {pid}, which held {}: {}", size(held), left()),
             Cause::Terminate => format!("terminated process {pid}, which held {}: {}", size(held), left()),
+            Cause::Refusal => format!("process {pid} had {} and was refused more: {}", size(held), left()),
         }
     }
 

@@ -126,9 +126,8 @@ fn parse_headroom(text: &CStr) -> Option<(i64, i64)> {
     }
     let mut kilobytes = 0;
     // SAFETY: the text ends with a NUL, and a missing hint is none.
-    let is_size = unsafe {
-        pg_sys::parse_int(text.as_ptr(), &raw mut kilobytes, pg_sys::GUC_UNIT_KB as c_int, ptr::null_mut())
-    };
+    let is_size =
+        unsafe { pg_sys::parse_int(text.as_ptr(), &raw mut kilobytes, pg_sys::GUC_UNIT_KB as c_int, ptr::null_mut()) };
     (is_size && kilobytes >= -1).then_some((kilobytes.into(), -1))
 }
 
