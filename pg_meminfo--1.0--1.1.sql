@@ -332,7 +332,7 @@ shortages (number): how often memory has become short
 refusals (number): ERRORs and FATALs "out of memory" because of session_memory_limit or the share
 cancels (number): statements that the guard has canceled
 terminations (number): sessions that the guard has terminated
-acted_at (time): when it last canceled or terminated, or memory last became short; NULL if never
+acted_at (time): when a session was last refused memory, canceled or terminated, or memory last became short; NULL if never
 acted_on (identifier): the process; NULL if it was all of them';
 
 CREATE VIEW pg_meminfo_guard AS

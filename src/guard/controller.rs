@@ -64,7 +64,10 @@ impl Controller {
         let Some(guards) = guards() else { return Vec::new() };
         let mut events = Vec::new();
         for (pid, slot) in guards.used() {
-            events.extend(slot.take_refusal().map(|mapped| Event::Refused(pid, mapped)));
+            if let Some(mapped) = slot.take_refusal() {
+                acted(guards, moment.at, pid);
+                events.push(Event::Refused(pid, mapped));
+            }
         }
         let min_headroom = settings::guard::min_headroom(moment.limit);
         guards.headroom.store(moment.headroom, Ordering::Relaxed);
