@@ -2,7 +2,7 @@
 
 # Our own targets must work without a pg_config, and PGXS would replace a target named check. So a run of make includes
 # PGXS only if no goal is one of ours.
-OURS = help demo check check-all check-kernels check-long check-deb bench lint fuzz deb
+OURS = help demo check check-all check-kernels check-long check-deb bench bench-guard lint fuzz deb
 ifneq ($(filter $(OURS),$(MAKECMDGOALS)),)
 
 .PHONY: $(MAKECMDGOALS)
@@ -21,6 +21,7 @@ help:
 ## make deb            build a Debian package for the server of PG_CONFIG
 ## make check-deb      build it, and test it in a clean tree of Debian; needs root
 ## make bench          measure the cost compared with bare reads of the same files, with SESSIONS=200 and ROUNDS=7
+## make bench-guard  let sessions eat the memory of a cgroup, TRIES=20 times each in MEGABYTES=1024, with the guard's ACTIONS="cancel brake log"
 ## make fuzz           feed generated input to each parser, for SECONDS=30 each
 ## make lint           check formatting, lints, and the licences of dependencies
 demo check check-long check-deb deb lint:
@@ -31,6 +32,8 @@ check-kernels:
 	@scripts/check-kernels $(KERNELS)
 bench:
 	@scripts/bench $(or $(SESSIONS),200) $(ROUNDS)
+bench-guard:
+	@scripts/bench-guard $(or $(TRIES),20) $(or $(MEGABYTES),1024) $(ACTIONS)
 fuzz:
 	@scripts/fuzz $(SECONDS)
 

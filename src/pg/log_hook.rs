@@ -26,10 +26,12 @@ pub type Editor = fn(&mut Report);
 #[derive(Debug)]
 pub struct Report(*mut pg_sys::ErrorData);
 
+type Told = fn(&[u8], Option<&[u8]>);
+
 type Hook = unsafe extern "C-unwind" fn(*mut pg_sys::ErrorData);
 
 static NEXT: OnceLock<Option<Hook>> = OnceLock::new();
-static OBSERVER: OnceLock<fn(&[u8], Option<&[u8]>)> = OnceLock::new();
+static OBSERVER: OnceLock<Told> = OnceLock::new();
 static EDITOR: OnceLock<Editor> = OnceLock::new();
 
 /// Lets an observer be told. Called once, when the postmaster loads the library.

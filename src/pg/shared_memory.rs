@@ -27,12 +27,18 @@ type Hook = unsafe extern "C-unwind" fn();
 static NEXT_REQUEST: OnceLock<Option<Hook>> = OnceLock::new();
 static NEXT_STARTUP: OnceLock<Option<Hook>> = OnceLock::new();
 
-/// What the hooks call for each user.
-static USERS: Mutex<Vec<(fn(), fn())>> = Mutex::new(Vec::new());
+/// What the hooks call for a user.
+#[derive(Clone, Copy)]
+struct Calls {
+    request: fn(),
+    start: fn(),
+}
+
+static USERS: Mutex<Vec<Calls>> = Mutex::new(Vec::new());
 
 /// Requests memory. Called when the postmaster loads the library.
 pub fn install<U: User>() {
-    USERS.lock().expect("there is one thread").push((request::<U>, start::<U>));
+    USERS.lock().expect("there is one thread").push(Calls { request: request::<U>, start: start::<U> });
     if NEXT_REQUEST.get().is_some() {
         return;
     }
@@ -47,7 +53,7 @@ pub fn install<U: User>() {
 }
 
 /// The lock is not held while they are called: an ERROR must not leave it taken.
-fn users() -> Vec<(fn(), fn())> {
+fn users() -> Vec<Calls> {
     USERS.lock().expect("there is one thread").clone()
 }
 
@@ -58,7 +64,7 @@ unsafe extern "C-unwind" fn request_all() {
         unsafe { next() };
     }
     // SAFETY: Postgres is the caller, and there is nothing else in this frame.
-    unsafe { pg_sys::panic::pgrx_extern_c_guard(|| users().iter().for_each(|(request, _)| request())) };
+    unsafe { pg_sys::panic::pgrx_extern_c_guard(|| users().iter().for_each(|calls| (calls.request)())) };
 }
 
 #[allow(ffi_unwind_calls)] // as above
@@ -68,7 +74,7 @@ unsafe extern "C-unwind" fn start_all() {
         unsafe { next() };
     }
     // SAFETY: Postgres is the caller, and there is nothing else in this frame.
-    unsafe { pg_sys::panic::pgrx_extern_c_guard(|| users().iter().for_each(|(_, start)| start())) };
+    unsafe { pg_sys::panic::pgrx_extern_c_guard(|| users().iter().for_each(|calls| (calls.start)())) };
 }
 
 fn request<U: User>() {

@@ -43,9 +43,9 @@ fn intercept(signal: c_int, previous: &OnceLock<libc::sigaction>) {
 extern "C" fn handle(signal: c_int, information: *mut libc::siginfo_t, context: *mut c_void) {
     let previous = if signal == libc::SIGINT { &CANCEL } else { &TERMINATE };
     // SAFETY: the kernel passes a valid structure.
-    let is_by_kill = unsafe { (*information).si_code } == libc::SI_USER;
-    // SAFETY: as above. The field is there if the signal was sent by kill().
-    let sender = if is_by_kill { unsafe { (*information).si_pid() } } else { 0 };
+    let sent = unsafe { &*information };
+    // SAFETY: the field is there if the signal was sent by kill().
+    let sender = if sent.si_code == libc::SI_USER { unsafe { sent.si_pid() } } else { 0 };
     let (Some(filter), Some(previous)) = (FILTER.get(), previous.get()) else { return };
     if !filter(signal, sender) {
         return;

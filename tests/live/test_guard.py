@@ -11,7 +11,15 @@ import threading
 
 import psycopg
 import pytest
-from conftest import OOM_ADJUST, limited, private, protect, rows, start_cluster, wait_until
+from conftest import (
+    OOM_ADJUST,
+    limited,
+    private,
+    protect,
+    rows,
+    start_cluster,
+    wait_until,
+)
 from eaters import EATERS, SETTINGS
 
 MB = 2**20

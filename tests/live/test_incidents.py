@@ -362,6 +362,19 @@ def test_decoding_and_a_worker_that_leaks(busy):
                 there.execute("DROP SUBSCRIPTION s")
 
 
+def test_what_the_guard_has_done():
+    with start_cluster("shared_preload_libraries = 'pg_meminfo'", "pg_meminfo.sample_interval = 100") as cluster:
+        with cluster.connect(application_name="export") as session:
+            session.execute("SET pg_meminfo.session_memory_limit = '64MB'")
+            query = "SELECT array_agg(repeat('x', 1000000)) FROM generate_series(1, 1000)"
+            with pytest.raises(psycopg.errors.OutOfMemory):
+                session.execute(query)
+            wait_until(lambda: session.execute("SELECT count(*) FROM pg_meminfo_incidents").fetchone() == (1,))
+            [incident] = ask(session, "What has the guard done?")
+            assert (incident["cause"], incident["pid"]) == ("refusal", session.info.backend_pid)
+            assert incident["application_name"] == "export" and 0 < size(session, incident["held"]) <= 64 * MB
+
+
 def test_after_the_fact():
     """What is asked when the server has restarted."""
     with start_cluster("shared_preload_libraries = 'pg_meminfo'", "pg_meminfo.sample_interval = 100") as cluster:

@@ -83,7 +83,10 @@ def monitored(tmp_path_factory):
     directory = tmp_path_factory.mktemp("monitored")
     shutil.copy(DOCS / "alerts.yml", directory)
     with contextlib.ExitStack() as stack:
-        cluster = stack.enter_context(start_cluster("shared_preload_libraries = 'pg_meminfo'", "autovacuum = off", "pg_meminfo.log_min_headroom = 1TB"))
+        # Memory is always short, and the guard only says so.
+        short = ["pg_meminfo.log_min_headroom = 1TB", "pg_meminfo.min_headroom = 1TB", "pg_meminfo.guard_action = log"]
+        settings = ["shared_preload_libraries = 'pg_meminfo'", "autovacuum = off", *short]
+        cluster = stack.enter_context(start_cluster(*settings))
         *exporters, own = free_ports(3)
         ports = dict(zip(("9187", "9237"), exporters))
         # On a busy machine a scrape may last more than a second. By default it is aborted after the interval.
@@ -96,6 +99,10 @@ def monitored(tmp_path_factory):
             connection.execute(role)
             let_in(cluster, connection)
             connection.execute("SELECT length(repeat('heavy', 10000000))")
+            connection.execute("SET pg_meminfo.session_memory_limit = '64MB'")
+            for _ in range(2):
+                with pytest.raises(psycopg.errors.OutOfMemory):
+                    connection.execute("SELECT length(repeat('heavy', 50000000))")
         # As in Debian's files, except for the directory of the socket.
         source = re.search(r"^DATA_SOURCE_NAME='(.*)'$", TEXT, re.M)[1].replace("/var/run/postgresql", str(cluster.host))
         option = re.search(r"^ARGS='(--extend.query-path)=", TEXT, re.M)[1]
@@ -138,13 +145,16 @@ def test_the_exporter_carries_our_series(monitored):
     assert {name for name, kind in kinds.items() if kind == "counter"} == {name for name in kinds if name.endswith("_total")}
     assert set(kinds.values()) == {"counter", "gauge"}
     labels = {label for line in re.findall(r"^pg_meminfo\w+\{(.*)\}", text, re.M) for label in re.findall(r'(\w+)="', line)}
-    assert labels == {"backend_type", "cause", "datname", "level", "queryid", "server"}
+    assert labels == {"action", "backend_type", "cause", "datname", "level", "queryid", "server"}
     postmaster = re.search(r'^pg_meminfo_processes\{backend_type="postmaster",datname="".*\} (\S+)$', text, re.M)
     assert postmaster[1] == "1"
     with cluster.connect() as connection:
         query = "SELECT rss_anon + swap + page_tables FROM pg_meminfo WHERE backend_type = 'postmaster'"
         private = re.search(r'^pg_meminfo_private_bytes\{backend_type="postmaster".*\} (\S+)$', text, re.M)
         assert abs(float(private[1]) - connection.execute(query).fetchone()[0]) < 2**20
+    guard = dict(re.findall(r'^pg_meminfo_guard_(?:actions_total\{action=")?(\w+)["{].* (\d+)$', text, re.M))
+    actions = {"shortage": "1", "refusal": "2", "cancel": "0", "termination": "0"}
+    assert guard == {"is_short": "1", "limited": "0", **actions}
 
 
 def test_both_exporters_give_the_same_series(monitored):
@@ -200,7 +210,7 @@ def test_prometheus_takes_the_rules(monitored):
         return group["rules"]
 
     wait_until(lambda: {rule["health"] for rule in rules()} == {"ok"})
-    assert len(rules()) == 8
+    assert len(rules()) == 9
     for rule in rules():
         assert set(re.findall(r"pg_meminfo\w+", rule["query"])) <= documented()
     # Without the same labels on both sides, a comparison would have no result.

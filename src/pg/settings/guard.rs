@@ -103,8 +103,10 @@ unsafe extern "C-unwind" fn check_min_headroom(
     _: *mut *mut c_void,
     _: pg_sys::GucSource::Type,
 ) -> bool {
-    // SAFETY: Postgres passes a valid pointer to a text.
-    let is_valid = parse_headroom(unsafe { CStr::from_ptr(*new) }).is_some();
+    // SAFETY: Postgres passes a valid pointer.
+    let new = unsafe { *new };
+    // SAFETY: it points to a text.
+    let is_valid = parse_headroom(unsafe { CStr::from_ptr(new) }).is_some();
     if !is_valid {
         explain(c"It must be -1, a size such as \"2GB\", or a percentage such as \"10%\".");
     }
