@@ -208,3 +208,30 @@ proptest! {
         }
     }
 }
+
+/// The history of a server that ended with the OOM killer, as its recorder has written it.
+#[test]
+fn the_session_that_was_killed_would_have_been_canceled() {
+    let recorded = include_str!("../../../tests/fixtures/oom-kill.history");
+    let rows: Vec<Vec<i64>> =
+        recorded.lines().map(|line| line.split(' ').map(|number| number.parse().unwrap()).collect()).collect();
+    let mut guard = Guard::default();
+    let mut orders = Vec::new();
+    for sample in rows.chunk_by(|a, b| a[0] == b[0]) {
+        let member = |row: &Vec<i64>| Member {
+            pid: row[3] as i32,
+            private: row[4] as u64,
+            mapped: row[4] as u64,
+            is_active: row[5] != 0,
+            statement: row[6],
+            ..Member::default()
+        };
+        let [at, headroom, limit] = [0, 1, 2].map(|column| sample[0][column]);
+        let members = sample.iter().map(member).collect();
+        let moment = Moment { at, headroom: headroom as u64, limit: limit as u64, untouched_shared: 0, members };
+        let policy = Policy { min_headroom: moment.limit / 5, action: Action::Cancel };
+        orders.extend(guard.decide(policy, &moment).order);
+    }
+    let eater = rows.iter().find(|row| row[7] != 0).unwrap()[3] as i32;
+    assert!(!orders.is_empty() && orders.iter().all(|order| order.pid == eater), "{orders:?} {eater}");
+}
