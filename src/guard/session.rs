@@ -32,6 +32,14 @@ fn take(limit: Option<u64>) {
         && SLOT.set(slot).is_ok()
     {
         slot.apply();
+        // Its pid can be that of another process soon.
+        this_process::at_exit(leave);
+    }
+}
+
+fn leave() {
+    if let Some(slot) = slot() {
+        slot.leave();
     }
 }
 

@@ -160,6 +160,11 @@ impl Guards {
 }
 
 impl Slot {
+    /// The process exits.
+    pub fn leave(&self) {
+        self.pid.store(0, Ordering::SeqCst);
+    }
+
     /// Lets the limit of this process without the guard be this.
     pub fn set_base(&self, base: u64) {
         self.base.store(base, Ordering::SeqCst);

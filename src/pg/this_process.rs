@@ -1,5 +1,8 @@
 //! What Postgres knows about the process that we run in.
 
+use core::ffi::c_int;
+use std::sync::OnceLock;
+
 use pg_sys::BackendType;
 use pgrx_pg_sys as pg_sys;
 
@@ -7,6 +10,8 @@ use pgrx_pg_sys as pg_sys;
 unsafe extern "C" {
     fn GetUserId() -> pg_sys::Oid;
     fn GetCurrentStatementStartTimestamp() -> pg_sys::TimestampTz;
+    // It can only raise a FATAL, if there are too many.
+    fn before_shmem_exit(function: unsafe extern "C-unwind" fn(c_int, pg_sys::Datum), argument: pg_sys::Datum);
 }
 
 /// The pid.
@@ -66,6 +71,22 @@ pub fn statement_start() -> i64 {
 pub fn is_wal_sender() -> bool {
     // SAFETY: a plain variable.
     unsafe { pg_sys::am_walsender }
+}
+
+static AT_EXIT: OnceLock<fn()> = OnceLock::new();
+
+/// Lets a function be called when this process exits, before it leaves shared memory. It must not unwind. Called once.
+pub fn at_exit(run: fn()) {
+    if AT_EXIT.set(run).is_ok() {
+        // SAFETY: the function lives as long as the process. The frame of the caller is plain.
+        unsafe { before_shmem_exit(exiting, pg_sys::Datum::null()) };
+    }
+}
+
+unsafe extern "C-unwind" fn exiting(_: c_int, _: pg_sys::Datum) {
+    if let Some(run) = AT_EXIT.get() {
+        run();
+    }
 }
 
 /// The OID of the current user.
