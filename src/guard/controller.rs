@@ -1,13 +1,13 @@
 //! What the recorder does for the guard: at each sample it lowers the limits of sessions, and ends the statement of the
 //! one that is chosen.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
 
 use crate::model::guard::{Action, End, FLOOR, Guard, Member, Moment, Order, Policy};
 use crate::pg::{error, settings, signals, this_process};
 
-use super::shared::{Guards, Reason, guards};
+use super::shared::{Guards, Reason, Slot, guards};
 
 /// What has happened, to be written down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub enum Event {
     Short { is_braking: bool },
     /// Somebody would have been ended, but nobody holds enough to be the reason.
     NoReason,
-    /// The statement of a session was ended.
+    /// A session was told to end its statement, or itself.
     Ended(Order),
     /// A session had so much, in bytes, and was refused more, by the guard or by its own limit.
     Refused(i32, u64),
@@ -45,7 +45,7 @@ pub fn release() {
         guards.limited.store(0, Ordering::Relaxed);
         guards.is_short.store(false, Ordering::Relaxed);
         // One that has gone needs none.
-        guards.used().for_each(|(pid, _)| drop(guards.set_brake(pid, None)));
+        guards.used().for_each(|(pid, slot)| drop(guards.set_brake(pid, Some(slot), None)));
     }
 }
 
@@ -91,8 +91,7 @@ impl Controller {
             acted(guards, moment.at, 0);
             events.push(Event::Short { is_braking: decision.share.is_some() });
         }
-        if let Some(order) = decision.order {
-            self.end(guards, order, moment);
+        if let Some(order) = decision.order.filter(|order| give(guards, *order, moment)) {
             events.push(Event::Ended(order));
         }
         match decision.share {
@@ -115,8 +114,11 @@ impl Controller {
             moment.members.iter().filter(|member| member.is_exempt).map(|member| member.pid).collect();
         let is_exempt =
             |member: &Member| member.is_exempt || member.leader.is_some_and(|leader| exempt.contains(&leader));
+        let slots: HashMap<i32, &Slot> = guards.used().collect();
+        let slot = |pid: &i32| slots.get(pid).copied();
         for member in moment.members.iter().filter(|member| !is_exempt(member)) {
-            match guards.set_brake(member.pid, Some(member.mapped.saturating_add(share).max(FLOOR))) {
+            match guards.set_brake(member.pid, slot(&member.pid), Some(member.mapped.saturating_add(share).max(FLOOR)))
+            {
                 Ok(()) => drop(limited.insert(member.pid)),
                 Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
                 Err(error) if !self.has_failed => {
@@ -128,7 +130,7 @@ impl Controller {
             }
         }
         for pid in self.limited.difference(&limited) {
-            let _ = guards.set_brake(*pid, None);
+            let _ = guards.set_brake(*pid, slot(pid), None);
         }
         guards.limited.store(limited.len() as u32, Ordering::Relaxed);
         self.limited = limited;
@@ -141,7 +143,7 @@ impl Controller {
         // Those that have started meanwhile have taken their limits from it.
         release();
         for pid in self.limited.drain() {
-            let _ = guards.set_brake(pid, None);
+            let _ = guards.set_brake(pid, guards.slot(pid), None);
         }
     }
 
@@ -151,25 +153,32 @@ impl Controller {
         guards.is_short.store(false, Ordering::Relaxed);
     }
 
-    /// Lifts all limits, because this process ends.
-    pub fn finish(&mut self) {
-        if let Some(guards) = guards() {
+    /// The headroom is not known now. Limits stay, unless there are to be none.
+    pub fn run_blind(&mut self) {
+        if let Some(guards) = guards()
+            && settings::guard::min_headroom(0).is_none()
+        {
             self.turn_off(guards);
         }
     }
 
-    fn end(&self, guards: &Guards, order: Order, moment: &Moment) {
-        let Some((_, slot)) = guards.used().find(|&(pid, _)| pid == order.pid) else { return };
-        let reason = Reason { held: order.held, headroom: moment.headroom, limit: moment.limit };
-        slot.give_order(order.statement, order.end, reason);
-        let (signal, count) = match order.end {
-            End::Cancel => (libc::SIGINT, &guards.cancels),
-            End::Terminate => (libc::SIGTERM, &guards.terminations),
-        };
-        signals::send(order.pid, signal);
-        count.fetch_add(1, Ordering::Relaxed);
-        acted(guards, moment.at, order.pid);
+    /// Lifts all limits, because this process ends.
+    pub fn finish(&mut self) {
+        if let Some(guards) = guards() {
+            self.turn_off(guards);
+            guards.pid.store(0, Ordering::SeqCst);
+        }
     }
+}
+
+/// Tells a session to end its statement, or itself. False if it has gone.
+fn give(guards: &Guards, order: Order, moment: &Moment) -> bool {
+    let Some(slot) = guards.slot(order.pid) else { return false };
+    let reason = Reason { held: order.held, headroom: moment.headroom, limit: moment.limit };
+    slot.give_order(order.statement, order.end, reason);
+    signals::send(order.pid, if order.end == End::Cancel { libc::SIGINT } else { libc::SIGTERM });
+    acted(guards, moment.at, order.pid);
+    true
 }
 
 fn acted(guards: &Guards, at: i64, pid: i32) {

@@ -3,15 +3,16 @@
 //! Nothing here asks for memory: there may be none left. Postgres keeps some for the texts of an ERROR.
 
 use std::fmt::{self, Write};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use core::ffi::CStr;
 
+use crate::model::guard::End;
 use crate::pg::log_hook::Report;
-use crate::proc::data_limit::{self, UNLIMITED};
+use crate::proc::data_limit;
 
 use super::session;
-use super::shared::{Reason, guards};
+use super::shared::{Guards, Reason, guards};
 
 const OUT_OF_MEMORY: &[u8] = b"out of memory";
 const CANCELED: &[u8] = b"canceling statement due to user request";
@@ -61,24 +62,31 @@ fn set_detail(report: &mut Report, write: impl FnOnce(&mut Writer) -> fmt::Resul
 
 const MB: u64 = 1 << 20;
 
-/// Lets an ERROR or a FATAL say why it was raised.
+/// Lets an ERROR or a FATAL say why it was raised. What follows is that the transaction is undone.
 pub fn edit(report: &mut Report) {
+    explain(report);
+    session::lift();
+}
+
+fn explain(report: &mut Report) {
     match report.message_id() {
-        Some(OUT_OF_MEMORY) if !report.has_hint() => explain_refusal(report),
-        Some(CANCELED) if session::is_ended() => {
+        Some(OUT_OF_MEMORY) if report.is_out_of_memory() && !report.has_hint() => explain_refusal(report),
+        Some(CANCELED) if session::was_told(End::Cancel) => {
             report.set_message(c"canceling statement because the server is running out of memory");
-            explain_end(report);
+            explain_end(report, |guards| &guards.cancels);
         }
-        Some(TERMINATED) if session::is_ended() => {
+        Some(TERMINATED) if session::was_told(End::Terminate) => {
             report.set_message(c"terminating connection because the server is running out of memory");
-            explain_end(report);
+            explain_end(report, |guards| &guards.terminations);
         }
         _ => {}
     }
 }
 
-fn explain_end(report: &mut Report) {
-    let Some(Reason { held, headroom, limit }) = session::slot().map(|slot| slot.reason()) else { return };
+fn explain_end(report: &mut Report, count: fn(&Guards) -> &AtomicU64) {
+    let (Some(slot), Some(guards)) = (session::slot(), guards()) else { return };
+    count(guards).fetch_add(1, Ordering::Relaxed);
+    let Reason { held, headroom, limit } = slot.reason();
     set_detail(report, |text| {
         let [held, left, limit] = [held / MB, headroom / MB, limit / MB];
         write!(text, "This session held {held} MB of private memory when {left} MB of {limit} MB was left.")
@@ -94,7 +102,9 @@ fn explain_refusal(report: &mut Report) {
     let requested = report.detail().and_then(first_number).unwrap_or(0);
     // What it had may have been freed since, and the guard may have raised the limit.
     let is_within = mapped.saturating_add(requested).saturating_add(ROUNDED_UP) < in_force;
-    if in_force == UNLIMITED || (is_within && data_limit::other_limits_apply()) {
+    // Dynamic shared memory is not counted.
+    let is_shared = report.detail().is_some_and(|detail| memchr::memmem::find(detail, b"DSA").is_some());
+    if in_force >= guards.ceiling() || is_shared || (is_within && data_limit::other_limits_apply()) {
         return;
     }
     // Copied, because the report is written to.

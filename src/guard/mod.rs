@@ -11,12 +11,15 @@ mod session;
 pub mod shared;
 
 use crate::pg::settings::guard::{Observer, observe};
-use crate::pg::{authentication, log_hook, shared_memory};
+use crate::pg::{authentication, hooks, log_hook, shared_memory, transactions};
 
 /// Starts all of it. Called when the postmaster loads the library.
 pub fn install() {
     shared_memory::install::<shared::Guards>();
     observe(Observer { session_memory_limit: session::limit_to, guard_exempt: session::exempt });
     authentication::install(session::attach);
+    transactions::before_commit(session::lift);
+    hooks::before_rollback(session::lift);
+    hooks::before_first(session::before_statement);
     log_hook::edit(message::edit);
 }

@@ -48,6 +48,8 @@ pub struct Slot {
     base: AtomicU64,
     /// The limit that the guard has set. 0 if it has set none.
     brake: AtomicU64,
+    /// Whether the process has no limit but the server's for a moment.
+    is_lifted: AtomicBool,
     is_exempt: AtomicBool,
     order: OrderSlot,
     /// What it had when it was last refused more, in bytes. 0 once the recorder has taken note.
@@ -128,8 +130,13 @@ impl Guards {
         slot.is_exempt.store(is_exempt, Ordering::SeqCst);
         slot.order.statement.store(0, Ordering::SeqCst);
         slot.refused.store(0, Ordering::SeqCst);
+        slot.is_lifted.store(false, Ordering::SeqCst);
         slot.base.store(self.base(limit), Ordering::SeqCst);
         slot.pid.store(this_process::pid(), Ordering::SeqCst);
+        // From here on the guard changes it. It may have been turned off before.
+        if self.share.load(Ordering::SeqCst) == 0 {
+            slot.brake.store(0, Ordering::SeqCst);
+        }
         Some(slot)
     }
 
@@ -138,24 +145,75 @@ impl Guards {
         self.ceiling.min(limit.unwrap_or(UNLIMITED))
     }
 
-    /// Lets the guard's limit of a process be this, or none. A failure is that of the system call.
-    pub fn set_brake(&self, pid: i32, brake: Option<u64>) -> std::io::Result<()> {
-        let slot = || self.used().find(|&(other, _)| other == pid).map(|(_, slot)| slot);
-        let base = |slot: Option<&Slot>| slot.map_or(self.ceiling, |slot| slot.base.load(Ordering::SeqCst));
-        let mut found = slot();
+    /// The limit that the server was started with, in bytes.
+    pub fn ceiling(&self) -> u64 {
+        self.ceiling
+    }
+
+    /// The slot of a process, if it has one.
+    pub fn slot(&self, pid: i32) -> Option<&Slot> {
+        self.used().find(|&(other, _)| other == pid).map(|(_, slot)| slot)
+    }
+
+    /// Lets the guard's limit of a process be this, or none. `found` is its slot. A failure is that of the system call.
+    pub fn set_brake<'a>(&'a self, pid: i32, mut found: Option<&'a Slot>, brake: Option<u64>) -> std::io::Result<()> {
         loop {
-            if let Some(slot) = found {
-                slot.brake.store(brake.unwrap_or(0), Ordering::SeqCst);
-            }
-            let before = base(found);
-            data_limit::set(pid, before.min(brake.unwrap_or(UNLIMITED)))?;
-            // The process may have got a slot, or a limit of its own, meanwhile.
-            let is_new = found.is_none();
-            found = found.or_else(slot);
-            if base(found) == before && !(is_new && found.is_some()) {
+            let Some(slot) = found else {
+                data_limit::set(pid, self.ceiling.min(brake.unwrap_or(UNLIMITED)))?;
+                // The process may have got a slot meanwhile.
+                found = self.slot(pid);
+                if found.is_some() {
+                    continue;
+                }
+                return Ok(());
+            };
+            slot.brake.store(brake.unwrap_or(0), Ordering::SeqCst);
+            let limit = self.limit(slot);
+            data_limit::set(pid, limit)?;
+            // It may have got a limit of its own meanwhile.
+            if self.limit(slot) == limit {
                 return Ok(());
             }
         }
+    }
+
+    /// The limit of a process that is in force.
+    fn limit(&self, slot: &Slot) -> u64 {
+        if slot.is_lifted.load(Ordering::SeqCst) {
+            return self.ceiling;
+        }
+        let (base, brake) = (slot.base.load(Ordering::SeqCst), slot.brake.load(Ordering::SeqCst));
+        if brake == 0 { base } else { base.min(brake) }
+    }
+
+    /// Sets the limit of this process to what its slot says.
+    pub fn apply(&self, slot: &Slot) {
+        loop {
+            let limit = self.limit(slot);
+            // It cannot fail, because it is not above the hard limit.
+            let _ = data_limit::set_own(limit);
+            // The guard may have set another one meanwhile.
+            if self.limit(slot) == limit {
+                return;
+            }
+        }
+    }
+
+    /// Whether this process has a limit below the server's.
+    pub fn is_limited(&self, slot: &Slot) -> bool {
+        self.limit(slot) < self.ceiling
+    }
+
+    /// Lets this process have no limit but the server's for a moment.
+    pub fn lift(&self, slot: &Slot) {
+        slot.is_lifted.store(true, Ordering::SeqCst);
+        self.apply(slot);
+    }
+
+    /// Ends that moment.
+    pub fn lower(&self, slot: &Slot) {
+        slot.is_lifted.store(false, Ordering::SeqCst);
+        self.apply(slot);
     }
 }
 
@@ -165,23 +223,9 @@ impl Slot {
         self.pid.store(0, Ordering::SeqCst);
     }
 
-    /// Lets the limit of this process without the guard be this.
+    /// Lets the limit of this process without the guard be this. It must be applied.
     pub fn set_base(&self, base: u64) {
         self.base.store(base, Ordering::SeqCst);
-        self.apply();
-    }
-
-    /// Sets the limit of this process to what the slot says.
-    pub fn apply(&self) {
-        loop {
-            let brake = self.brake.load(Ordering::SeqCst);
-            let base = self.base.load(Ordering::SeqCst);
-            // It cannot fail, because it is not above the hard limit.
-            let _ = data_limit::set_own(if brake == 0 { base } else { base.min(brake) });
-            if self.brake.load(Ordering::SeqCst) == brake {
-                return;
-            }
-        }
     }
 
     /// The limit of the guard that is in force, if it is below that of the session.
@@ -190,12 +234,11 @@ impl Slot {
         (brake != 0 && brake < self.base.load(Ordering::SeqCst)).then_some(brake)
     }
 
-    /// Whether the guard is to leave this session alone.
+    /// Lets the guard leave this session alone, or not. It must be applied.
     pub fn set_exempt(&self, is_exempt: bool) {
         self.is_exempt.store(is_exempt, Ordering::SeqCst);
         if is_exempt {
             self.brake.store(0, Ordering::SeqCst);
-            self.apply();
         }
     }
 
@@ -233,7 +276,7 @@ impl Slot {
         (refused != 0).then_some(refused)
     }
 
-    /// The reason for that.
+    /// Why the last order was given.
     pub fn reason(&self) -> Reason {
         let value = |value: &AtomicU64| value.load(Ordering::SeqCst);
         let OrderSlot { held, headroom, limit, .. } = &self.order;

@@ -6,6 +6,8 @@
 use core::ffi::{c_int, c_void};
 use std::sync::OnceLock;
 
+use pgrx_pg_sys as pg_sys;
+
 type Hook = unsafe extern "C-unwind" fn(*mut c_void, c_int);
 
 unsafe extern "C" {
@@ -30,7 +32,10 @@ unsafe extern "C-unwind" fn authenticated(port: *mut c_void, status: c_int) {
         // SAFETY: called as Postgres would.
         unsafe { next(port, status) };
     }
-    if let Some(observer) = OBSERVER.get() {
+    // Others are about to be turned away.
+    if status == pg_sys::STATUS_OK as c_int
+        && let Some(observer) = OBSERVER.get()
+    {
         observer();
     }
 }

@@ -110,7 +110,7 @@ impl BackendStatuses {
         let state = unsafe { state.read_volatile() };
         // SAFETY: as above.
         let start = unix_time(unsafe { start.read_volatile() });
-        (matches!(state, BackendState::STATE_RUNNING | BackendState::STATE_FASTPATH), start)
+        (state == BackendState::STATE_RUNNING, start)
     }
 
     /// What a process does: at most `query_size` bytes of its query. `None` if it has exited, or changes too fast.
@@ -194,6 +194,15 @@ impl Listed {
     pub fn leader(&self) -> Option<i32> {
         (self.kind == pg_sys::BackendType::B_BG_WORKER).then(|| backends::leader(self.pid)).flatten()
     }
+}
+
+/// When the statement of this process was started that pg_stat_activity shows, in microseconds since the Unix epoch. It
+/// may be called in a signal handler.
+pub fn own_statement() -> Option<i64> {
+    // SAFETY: a plain variable.
+    let entry = unsafe { pg_sys::MyBEEntry };
+    // SAFETY: it is null, or points to this process's entry in shared memory, which only this process changes.
+    Some(unix_time(unsafe { entry.as_ref() }?.st_activity_start_timestamp))
 }
 
 /// The name of a database. `None` if there is none.

@@ -10,6 +10,7 @@
 
 use core::ffi::{CStr, c_char, c_int};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use pg_sys::NodeTag;
 use pgrx_pg_sys as pg_sys;
@@ -195,6 +196,11 @@ impl Utility {
         matches!(self.tag, NodeTag::T_ExecuteStmt | NodeTag::T_PrepareStmt | NodeTag::T_TransactionStmt)
     }
 
+    /// Whether it controls a transaction.
+    pub fn is_transaction_control(&self) -> bool {
+        self.tag == NodeTag::T_TransactionStmt
+    }
+
     /// Whether it can take long.
     pub fn is_costly(&self) -> bool {
         compat::COSTLY_UTILITIES.contains(&self.tag)
@@ -263,11 +269,42 @@ pub fn install<O: Observer>() {
     chain!(planner_hook, NEXT_PLANNER, compat::standard_planner, plan::<O>);
 }
 
+static BEFORE_NEXT: OnceLock<fn()> = OnceLock::new();
+static IS_DUE: AtomicBool = AtomicBool::new(false);
+static BEFORE_ROLLBACK: OnceLock<fn()> = OnceLock::new();
+
+/// Lets a function be called before what is planned or executed first in each process, and whenever it is due again. It
+/// must not unwind. Called once, when the postmaster loads the library.
+pub fn before_first(run: fn()) {
+    BEFORE_NEXT.set(run).expect("called once");
+    call_before_next();
+}
+
+/// That function is due again.
+pub fn call_before_next() {
+    IS_DUE.store(true, Ordering::Relaxed);
+}
+
+/// Lets a function be called before a statement that may end a transaction is executed. It must not unwind. Called once,
+/// when the postmaster loads the library.
+pub fn before_rollback(run: fn()) {
+    BEFORE_ROLLBACK.set(run).expect("called once");
+}
+
+#[inline]
+fn call_if_due() {
+    if IS_DUE.load(Ordering::Relaxed) {
+        IS_DUE.store(false, Ordering::Relaxed);
+        BEFORE_NEXT.get().inspect(|run| run());
+    }
+}
+
 fn next<F: Copy>(next: &OnceLock<F>) -> F {
     *next.get().expect("the hooks are installed")
 }
 
 unsafe extern "C-unwind" fn executor_start<O: Observer>(query: *mut pg_sys::QueryDesc, flags: c_int) {
+    call_if_due();
     let is_watching = O::is_watching();
     if is_watching {
         O::executor_starts(&Query(query));
@@ -341,7 +378,11 @@ unsafe extern "C-unwind" fn process_utility<O: Observer>(
     destination: *mut pg_sys::DestReceiver,
     completion: *mut pg_sys::QueryCompletion,
 ) {
+    call_if_due();
     let utility = Utility::new(statement, text);
+    if utility.is_transaction_control() {
+        BEFORE_ROLLBACK.get().inspect(|run| run());
+    }
     let is_watching = O::is_watching() && !utility.is_transparent();
     if is_watching {
         O::utility_starts(&utility);
@@ -385,6 +426,7 @@ fn planning<O: Observer>(
     text: *const c_char,
     plan: impl FnOnce() -> *mut pg_sys::PlannedStmt,
 ) -> *mut pg_sys::PlannedStmt {
+    call_if_due();
     let planning = Planning { parse, text };
     let is_watching = O::is_watching();
     if is_watching {

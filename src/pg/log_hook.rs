@@ -91,6 +91,11 @@ impl Report {
         text(self.data().message_id)
     }
 
+    /// Whether its SQLSTATE is out_of_memory.
+    pub fn is_out_of_memory(&self) -> bool {
+        self.data().sqlerrcode == pg_sys::errcodes::PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY as c_int
+    }
+
     /// The detail.
     pub fn detail(&self) -> Option<&[u8]> {
         text(self.data().detail)
@@ -101,7 +106,7 @@ impl Report {
         !self.data().hint.is_null()
     }
 
-    /// Sets the message, the detail or the hint. If there is no memory for a copy, it stays as it is.
+    /// Sets the message. If there is no memory for a copy, it stays as it is.
     pub fn set_message(&mut self, message: &CStr) {
         if let Some(copy) = self.copy(message) {
             // SAFETY: as in data().
@@ -109,7 +114,7 @@ impl Report {
         }
     }
 
-    /// As above.
+    /// Sets the detail, likewise.
     pub fn set_detail(&mut self, detail: &CStr) {
         if let Some(copy) = self.copy(detail) {
             // SAFETY: as in data().
@@ -117,7 +122,7 @@ impl Report {
         }
     }
 
-    /// As above.
+    /// Sets the hint, likewise.
     pub fn set_hint(&mut self, hint: &CStr) {
         if let Some(copy) = self.copy(hint) {
             // SAFETY: as in data().

@@ -4,6 +4,9 @@
 
 use core::ffi::c_void;
 use core::ptr;
+use std::cell::UnsafeCell;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use pg_sys::{SubXactEvent, XactEvent};
 use pgrx_pg_sys as pg_sys;
@@ -24,8 +27,10 @@ pub trait Observer: 'static {
     fn subtransaction_aborts(level: i32);
 }
 
-// Not that of pgrx, which would set up a guard. It returns a number.
+// Not those of pgrx, which would set up a guard. They raise no ERROR.
 unsafe extern "C" {
+    fn GetTopTransactionIdIfAny() -> pg_sys::TransactionId;
+    fn MemoryContextRegisterResetCallback(context: pg_sys::MemoryContext, callback: *mut pg_sys::MemoryContextCallback);
     fn GetCurrentTransactionNestLevel() -> core::ffi::c_int;
 }
 
@@ -64,6 +69,66 @@ unsafe extern "C-unwind" fn subtransaction_ends<O: Observer>(
         SubXactEvent::SUBXACT_EVENT_COMMIT_SUB => O::subtransaction_committed(level()),
         SubXactEvent::SUBXACT_EVENT_ABORT_SUB => O::subtransaction_aborts(level()),
         _ => {}
+    }
+}
+
+static BEFORE_COMMIT: OnceLock<fn()> = OnceLock::new();
+
+/// Lets a function be called before a transaction that has written something is committed or prepared. It must not
+/// unwind. Called once, when the postmaster loads the library.
+pub fn before_commit(run: fn()) {
+    BEFORE_COMMIT.set(run).expect("called once");
+    // SAFETY: the function lives as long as the process.
+    unsafe { pg_sys::RegisterXactCallback(Some(transaction_will_end), ptr::null_mut()) };
+}
+
+unsafe extern "C-unwind" fn transaction_will_end(event: XactEvent::Type, _: *mut c_void) {
+    if matches!(event, XactEvent::XACT_EVENT_PRE_COMMIT | XactEvent::XACT_EVENT_PRE_PREPARE)
+        // SAFETY: it reads a variable.
+        && unsafe { GetTopTransactionIdIfAny() } != pg_sys::InvalidTransactionId
+        && let Some(run) = BEFORE_COMMIT.get()
+    {
+        run();
+    }
+}
+
+/// What Postgres calls when it frees the memory of a transaction.
+struct Callback(UnsafeCell<pg_sys::MemoryContextCallback>);
+
+// SAFETY: only the main thread uses it, and Postgres only while it is registered.
+unsafe impl Sync for Callback {}
+
+static CALLBACK: Callback = Callback(UnsafeCell::new(pg_sys::MemoryContextCallback {
+    func: None,
+    arg: ptr::null_mut(),
+    next: ptr::null_mut(),
+}));
+static IS_REGISTERED: AtomicBool = AtomicBool::new(false);
+static AT_LAST: OnceLock<fn()> = OnceLock::new();
+
+/// Lets a function be called once when the transaction has ended and its memory is freed. It must not unwind, and is the
+/// same in all calls. False if there is no transaction.
+pub fn call_at_last(run: fn()) -> bool {
+    // SAFETY: a plain variable.
+    let context = unsafe { pg_sys::TopTransactionContext };
+    if context.is_null() {
+        return false;
+    }
+    AT_LAST.get_or_init(|| run);
+    if !IS_REGISTERED.swap(true, Ordering::Relaxed) {
+        let callback = CALLBACK.0.get();
+        // SAFETY: it is not registered, so nobody uses it.
+        unsafe { (*callback).func = Some(memory_is_freed) };
+        // SAFETY: the context is valid, and the callback lives as long as the process.
+        unsafe { MemoryContextRegisterResetCallback(context, callback) };
+    }
+    true
+}
+
+unsafe extern "C-unwind" fn memory_is_freed(_: *mut c_void) {
+    IS_REGISTERED.store(false, Ordering::Relaxed);
+    if let Some(run) = AT_LAST.get() {
+        run();
     }
 }
 

@@ -88,7 +88,10 @@ mod tests {
         let pid = child.id() as Pid;
         let limits = || std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
         let line = || limits().lines().find(|line| line.starts_with("Max data size")).unwrap().to_string();
-        while !line().contains("921600000") {}
+        let start = std::time::Instant::now();
+        while !line().contains("921600000") {
+            assert!(start.elapsed().as_secs() < 60, "{}", line());
+        }
         set(pid, 100 << 20).unwrap();
         assert_eq!(line().split_whitespace().nth(3), Some("104857600"));
         set(pid, UNLIMITED).unwrap();

@@ -103,7 +103,8 @@ impl Sampler {
         let member = |reading: &Reading| {
             let listed = self.listed.get(&reading.pid)?;
             let leader = listed.leader();
-            if !listed.is_client_backend() && leader.is_none() {
+            let of_client = |pid: &i32| self.listed.get(pid).is_some_and(Listed::is_client_backend);
+            if !listed.is_client_backend() && !leader.as_ref().is_some_and(of_client) {
                 return None;
             }
             let (is_active, statement) = statuses.statement(*listed);
@@ -115,7 +116,8 @@ impl Sampler {
     }
 
     fn add_limits(&mut self, sample: &mut Sample) {
-        let cgroups = own_cgroups(&self.root).ok().flatten();
+        // Without them, the headroom would be that of the machine.
+        let Ok(cgroups) = own_cgroups(&self.root) else { return };
         let own = cgroups.as_deref().unwrap_or_default();
         let first = |value: fn(&Cgroup) -> Option<u64>| own.iter().find_map(value);
         let Ok(host) = Host::read(&self.root) else { return };

@@ -104,7 +104,13 @@ impl Work for Recorder {
     fn run(&mut self) -> u64 {
         let sample = self.sampler.sample();
         // Before anything is written, which can take long.
-        let events = self.sampler.moment(&sample).map_or_else(Vec::new, |moment| self.guard.run(&moment));
+        let events = match self.sampler.moment(&sample) {
+            Some(moment) => self.guard.run(&moment),
+            None => {
+                self.guard.run_blind();
+                Vec::new()
+            }
+        };
         let interval = settings::sample_interval();
         if pace::is_worth_writing(self.written.as_ref(), &sample, interval) {
             self.samples.write(sample.at, sample.encode());

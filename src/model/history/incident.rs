@@ -257,8 +257,10 @@ impl Incident {
             }
             Cause::MinHeadroom => format!("memory is running out: {}", left()),
             Cause::Brake => format!("memory is running out: {}; all sessions are limited to a share of that", left()),
-            Cause::Cancel => format!("canceled the statement of process {pid}, which held {}: {}", size(held), left()),
-            Cause::Terminate => format!("terminated process {pid}, which held {}: {}", size(held), left()),
+            Cause::Cancel => {
+                format!("canceling the statement of process {pid}, which holds {}: {}", size(held), left())
+            }
+            Cause::Terminate => format!("terminating process {pid}, which holds {}: {}", size(held), left()),
             Cause::Refusal => format!("process {pid} had {} and was refused more: {}", size(held), left()),
         }
     }
