@@ -482,6 +482,53 @@ def test_a_standby_has_its_own(recorded):
         assert connection.execute(identity).fetchone()[0] == own
 
 
+def base_backup(cluster, *options):
+    """The command that copies a running cluster."""
+    backup = [cluster.programs / "pg_basebackup", "-h", cluster.host, "-p", "5432", "-U", "postgres", "-D", "{data}"]
+    return [*backup, "--checkpoint=fast", *options]
+
+
+def shut_down(cluster):
+    os.kill(cluster.postmaster, signal.SIGINT)
+    wait_until(lambda: not (cluster.data / "postmaster.pid").exists() and not children(cluster.data))
+
+
+def test_pg_rewind_removes_it():
+    settings = [PRELOADED, FAST, SMALL, "wal_log_hints = on", "wal_keep_size = 200MB", "autovacuum = off"]
+    with start_cluster(*settings) as template, template.start_another("old", base_backup(template)) as old:
+        with old.start_another("new", base_backup(old, "-R")) as new, new.connect() as connection:
+            connection.execute("SELECT pg_promote()")
+            connection.execute("CREATE TABLE of_new (x int)")
+            connection.execute("CHECKPOINT")
+            with old.connect() as session:
+                session.execute("CREATE TABLE of_old (x int)")
+            shut_down(old)
+            assert (old.data / HISTORY).exists()
+            source = f"host={new.host} port=5432 user=postgres dbname=postgres"
+            rewind = [old.programs / "pg_rewind", "-D", old.data, "--source-server", source, "--no-sync"]
+            subprocess.run([*old.as_owner, *rewind], check=True, cwd="/")
+            assert (old.data / DIRECTORY).is_dir() and not list(old.data.glob("**/pg_meminfo*"))
+
+
+def test_data_checksums(recorded):
+    """They are not for its files."""
+    with recorded.start_another("checked", base_backup(recorded)) as cluster:
+        shut_down(cluster)
+        for action in "--enable", "--check":
+            checksums = [cluster.programs / "pg_checksums", action, "-D", cluster.data]
+            subprocess.run([*cluster.as_owner, *checksums], check=True, cwd="/", stdout=subprocess.DEVNULL)
+            options = [f"unix_socket_directories={cluster.host}", "listen_addresses=", "fsync=off"]
+            words = [word for option in options for word in ("-c", option)]
+            server = cluster.start_server(cluster.data, cluster.data.parent / "checked.log", *words)
+            with reconnect(cluster) as connection:
+                assert connection.execute("SHOW data_checksums").fetchone() == ("on",)
+                start = now(connection)
+                wait_until(lambda: count(connection, start) > 1)
+            server.send_signal(signal.SIGINT)
+            server.wait()
+        assert (cluster.data / HISTORY).exists()
+
+
 def test_a_full_disk_stops_recording_and_nothing_else(recorded):
     """pg_stat_tmp is a file system that is too small."""
     small = recorded.data.parent / "small_disk"
