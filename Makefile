@@ -2,7 +2,7 @@
 
 # Our own targets must work without a pg_config, and PGXS would replace a target named check. So a run of make includes
 # PGXS only if no goal is one of ours.
-OURS = help demo check check-all check-kernels check-long check-deb bench bench-guard lint fuzz deb
+OURS = help demo check check-all check-kernels check-long check-deb bench bench-guard dist lint fuzz deb
 ifneq ($(filter $(OURS),$(MAKECMDGOALS)),)
 
 .PHONY: $(MAKECMDGOALS)
@@ -19,12 +19,13 @@ help:
 ## make check-kernels  boot real kernels in virtual machines and run tests in each, or in KERNELS="5.10 arm64-newest"; needs root
 ## make check-long     run the tests that take minutes: repeated calls, assertions, valgrind, the address sanitizer
 ## make deb            build a Debian package for the server of PG_CONFIG
+## make dist           make the archive for PGXN, and test what is built from it
 ## make check-deb      build it, and test it in a clean tree of Debian; needs root
 ## make bench          measure the cost compared with bare reads of the same files, with SESSIONS=200 and ROUNDS=7
 ## make bench-guard  let sessions eat the memory of a cgroup, TRIES=20 times each in MEGABYTES=1024, with the guard's ACTIONS="cancel brake log"
 ## make fuzz           feed generated input to each parser, for SECONDS=30 each
 ## make lint           check formatting, lints, and the licences of dependencies
-demo check check-long check-deb deb lint:
+demo check check-long check-deb deb dist lint:
 	@scripts/$@
 check-all:
 	@scripts/check-all $(MAJORS)

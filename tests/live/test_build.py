@@ -7,7 +7,7 @@ import shutil
 import subprocess
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, start_cluster
 
 VERSION = re.search(r"^default_version = '(.*)'$", (ROOT / "pg_meminfo.control").read_text(), re.MULTILINE)[1]
 
@@ -48,6 +48,35 @@ def test_debian_packages_the_supported_majors():
     source, package = (ROOT / "debian/control.in").read_text().strip().split("\n\n")
     packages = [package.replace("PGVERSION", major) for major in packaged]
     assert (ROOT / "debian/control").read_text() == "\n\n".join([source, *packages]) + "\n"
+
+
+def test_it_works_in_a_directory_of_its_own():
+    """As an image with nothing but the extension is mounted: Containerfile.extension."""
+    with start_cluster() as cluster:
+        with cluster.connect() as connection:
+            if connection.info.server_version < 180000:
+                pytest.skip("extension_control_path came with PostgreSQL 18")
+        volume = cluster.data.parent / "extensions/pg_meminfo"
+        subprocess.run([ROOT / "scripts/stage-extension", volume], check=True)
+        assert {path.name for path in volume.iterdir()} == {"lib", "share"}
+        assert {path.suffix for path in volume.glob("**/*") if path.is_file()} == {".so", ".control", ".sql"}
+        for path in (cluster.data.parent / "installation").glob("**/pg_meminfo*.*"):
+            path.unlink()
+        settings = [
+            f"extension_control_path = '$system:{volume}/share'",
+            f"dynamic_library_path = '$libdir:{volume}/lib'",
+            "shared_preload_libraries = 'pg_meminfo'",
+        ]
+        backup = f"{cluster.programs}/pg_basebackup -h {cluster.host} -p 5432 -U postgres -D {{data}} --checkpoint=fast"
+        configure = 'printf "%s\\n" "$@" >>{data}/postgresql.auto.conf'
+        make_data = ["sh", "-c", f"{backup} && {configure}", "sh", *settings]
+        with cluster.start_another("elsewhere", make_data) as other, other.connect() as connection:
+            # The one in the copied database still works, and so does a new one.
+            assert connection.execute("SELECT count(*) FROM pg_meminfo_guard").fetchone() == (1,)
+            connection.execute("DROP EXTENSION pg_meminfo")
+            connection.execute("CREATE EXTENSION pg_meminfo")
+            assert connection.execute("SELECT count(*) FROM pg_meminfo").fetchone()[0] > 3
+            assert f"{volume}/lib/pg_meminfo.so" in open(f"/proc/{connection.info.backend_pid}/maps").read()
 
 
 @pytest.mark.parametrize(("major", "version"), [("14", "14.23"), ("9.6", "9.6.24"), ("20", "20devel")])
