@@ -1,7 +1,10 @@
 """A database whose extension is at an older version works with the library of this one, until ALTER EXTENSION UPDATE."""
 
 import contextlib
+import os
+import pathlib
 import re
+import subprocess
 
 import pytest
 from conftest import ROOT
@@ -95,3 +98,20 @@ def test_every_released_script_is_kept():
     """A new installation script means a new release, whose functions must be kept, too."""
     versions = {version for version in SCRIPTS if "--" not in version}
     assert versions <= set(RELEASES)
+
+
+def test_dump_and_restore(cluster):
+    """What was granted, and what uses the extension, is in the dump; the extension itself is not, but for its name."""
+    pg_config = os.environ.get("PG_CONFIG") or "pg_config"
+    bindir = pathlib.Path(subprocess.run([pg_config, "--bindir"], capture_output=True, text=True, check=True).stdout.strip())
+    to = ["-h", cluster.host, "-p", "5432", "-U", "postgres"]
+    run = {"capture_output": True, "text": True, "check": True}
+    with new_database(cluster, "dumped") as session, new_database(cluster, "restored") as restored:
+        session.execute("CREATE EXTENSION pg_meminfo")
+        session.execute("CREATE VIEW mine AS SELECT pid, rss FROM pg_meminfo")
+        session.execute("GRANT EXECUTE ON FUNCTION pg_meminfo_statements_reset TO pg_monitor")
+        dump = subprocess.run([bindir / "pg_dump", *to, "dumped"], **run).stdout
+        assert "CREATE EXTENSION IF NOT EXISTS pg_meminfo" in dump and "CREATE VIEW public.pg_meminfo" not in dump
+        subprocess.run([bindir / "psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", *to, "restored"], input=dump, **run)
+        assert restored.execute("SELECT count(*) > 0 FROM mine").fetchone() == (True,)
+        assert members(restored) == members(session)
