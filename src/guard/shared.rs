@@ -126,7 +126,8 @@ impl Guards {
         let slot = self.slots().get(this_process::number()?)?;
         slot.pid.store(0, Ordering::SeqCst);
         let share = self.share.load(Ordering::SeqCst);
-        slot.brake.store(if share == 0 { 0 } else { share.max(FLOOR) }, Ordering::SeqCst);
+        let is_limited = share != 0 && !is_exempt;
+        slot.brake.store(if is_limited { share.max(FLOOR) } else { 0 }, Ordering::SeqCst);
         slot.is_exempt.store(is_exempt, Ordering::SeqCst);
         slot.order.statement.store(0, Ordering::SeqCst);
         slot.refused.store(0, Ordering::SeqCst);
