@@ -189,7 +189,8 @@ def in_small_cgroup():
     """A cluster in a cgroup with a limit of 400 MB."""
     with limited(400) as (directory, within):
         settings = [PRELOADED, "shared_buffers = 32MB", "work_mem = 2GB", "max_parallel_workers_per_gather = 0"]
-        with start_cluster(*settings, within=within, **OOM_ADJUST) as cluster:
+        # Files in a tmpfs, which /tmp can be, count as memory.
+        with start_cluster(*settings, within=within, TMPDIR="/var/tmp", **OOM_ADJUST) as cluster:
             protect(cluster)
             yield cluster, directory
 
