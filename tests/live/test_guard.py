@@ -406,7 +406,9 @@ def test_a_session_is_canceled_when_others_take_the_memory():
             hold(large, 150)
             for session in small, large:
                 session.pgconn.send_query(b"SELECT pg_sleep(1000)")
-            wait_until(lambda: private(pid_of(large)) > 140 * MB)
+            sleeping = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND wait_event = 'PgSleep'"
+            wait_until(lambda: connection.execute(sleeping).fetchone() == (2,))
+            assert private(pid_of(large)) > 140 * MB
             use_up(connection, eat_elsewhere, 30)
             result = large.pgconn.get_result()
             texts = [result.error_field(field).decode() for field in (b"CMDH"[nth] for nth in range(4))]
@@ -431,6 +433,8 @@ def test_a_session_is_canceled_when_others_take_the_memory():
                     pass
             # A cancel by somebody else keeps its text.
             small.pgconn.send_query(b"SELECT pg_sleep(1000)")
+            active = "SELECT state = 'active' FROM pg_stat_activity WHERE pid = %s"
+            wait_until(lambda: connection.execute(active, [pid_of(small)]).fetchone()[0])
             small.cancel()
             assert small.pgconn.get_result().error_field(ord("M")) == b"canceling statement due to user request"
 
