@@ -21,7 +21,7 @@ def test_the_machine_does_not_run_out_of_memory(action):
         [host] = rows(bystander.execute("SELECT * FROM pg_meminfo_host"))
         assert host["headroom_source"] == "host"
         assert bystander.execute(guard).fetchone()[1] == host["memory_total"]
-        for name in "array_agg", "blocks", "jsonb", "plpgsql":
+        for name in "repeat", "blocks", "plpgsql":
             with cluster.connect(*SETTINGS) as session:
                 with pytest.raises((psycopg.errors.OutOfMemory, psycopg.errors.QueryCanceled)) as raised:
                     session.execute(EATERS[name])
