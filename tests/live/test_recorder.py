@@ -160,7 +160,7 @@ def test_it_can_be_off():
 
 
 def test_the_oldest_samples_go_and_the_files_keep_their_size():
-    fastest = "pg_meminfo.sample_interval = 20"
+    fastest = "pg_meminfo.sample_interval = 10"
     with start_cluster(PRELOADED, SMALL, fastest) as cluster, cluster.connect() as connection, cluster.sessions(15):
         start = now(connection)
         wait_until(lambda: count(connection, start) > 10)
