@@ -16,20 +16,23 @@ import psycopg
 ROOT = pathlib.Path(__file__).parents[1]
 
 # The same server twice shows how large the noise is.
+OFF = "pg_meminfo.statements = off", "pg_meminfo.recorder = off"
 SERVERS = {
-    "nothing preloaded": "",
-    "the same again": "",
-    "pg_meminfo": "pg_meminfo",
-    "pg_stat_statements": "pg_stat_statements",
-    "both": "pg_stat_statements,pg_meminfo",
+    "nothing preloaded": ("",),
+    "the same again": ("",),
+    "pg_meminfo, all off": ("pg_meminfo", *OFF),
+    "pg_meminfo": ("pg_meminfo",),
+    "pg_stat_statements": ("pg_stat_statements",),
+    "both": ("pg_stat_statements,pg_meminfo",),
 }
 STATEMENTS = 1000
 
 
 @contextlib.contextmanager
-def server(libraries, **environment):
+def server(libraries, *others, **environment):
     """A cluster of its own with these libraries preloaded and pgbench's tables. Yields its socket directory."""
-    settings = ["autovacuum = off", "shared_buffers = 256MB", f"shared_preload_libraries = '{libraries}'", "track_activities = on"]
+    preloaded = f"shared_preload_libraries = '{libraries}'"
+    settings = ["autovacuum = off", "shared_buffers = 256MB", "track_activities = on", preloaded, *others]
     options = [word for setting in settings for word in ("-c", setting)]
     hold = ["sh", "-c", "pgbench -i -q >&2 && echo $PGHOST && exec sleep infinity"]
     command = [ROOT / "scripts/with-cluster", *options, *hold]
@@ -45,7 +48,7 @@ def measure_time(program, rounds):
     print("\nns a statement; the quartiles are of processor time\n")
     print(f"{'':<22}{'processor':>10}{'quartiles':>20}{'over none':>11}{'wall clock':>12}{'over none':>11}")
     with contextlib.ExitStack() as stack:
-        hosts = [stack.enter_context(server(libraries)) for libraries in SERVERS.values()]
+        hosts = [stack.enter_context(server(*settings)) for settings in SERVERS.values()]
         output = subprocess.run([program, str(rounds), *hosts], check=True, stdout=subprocess.PIPE, text=True).stdout
     figures = [[float(word) for word in line.split()] for line in output.splitlines()]
     base_cpu, _, _, base_wall = figures[0]
@@ -69,11 +72,11 @@ def instructions(directory, host, count):
 def measure_instructions():
     print("\ninstructions a statement (callgrind)\n")
     base = None
-    for name, libraries in SERVERS.items():
+    for name, settings in SERVERS.items():
         with tempfile.TemporaryDirectory() as directory:
             os.chmod(directory, 0o777)
             within = f"valgrind --quiet --tool=callgrind --callgrind-out-file={directory}/%p"
-            with server(libraries, SERVER_WITHIN=within) as host:
+            with server(*settings, SERVER_WITHIN=within) as host:
                 each = (instructions(directory, host, 2 * STATEMENTS) - instructions(directory, host, STATEMENTS)) / STATEMENTS
         base = base or each
         print(f"{name:<22}{each:>10.0f}{each - base:>+10.0f}", flush=True)
