@@ -22,7 +22,7 @@ help:
 ## make dist           make the archive for PGXN, and test what is built from it
 ## make check-deb      build it, and test it in a clean tree of Debian; needs root
 ## make bench          measure the cost compared with bare reads of the same files, with SESSIONS=200 and ROUNDS=7
-## make bench-guard  let sessions eat the memory of a cgroup, TRIES=20 times each in MEGABYTES=1024, with the guard's ACTIONS="cancel brake log"
+## make bench-guard    let sessions eat the memory of a cgroup, TRIES=20 times each in MEGABYTES=1024, with the guard's ACTIONS="cancel brake log"
 ## make fuzz           feed generated input to each parser, for SECONDS=30 each
 ## make lint           check formatting, lints, and the licences of dependencies
 demo check check-long check-deb deb dist lint:

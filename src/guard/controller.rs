@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
 
-use crate::model::guard::{Action, End, FLOOR, Guard, Member, Moment, Order, Policy};
+use crate::model::guard::{Action, End, FLOOR, Guard, Moment, Order, Policy};
 use crate::pg::{error, settings, signals, this_process};
 
 use super::shared::{Guards, Reason, Slot, guards};
@@ -39,7 +39,7 @@ pub fn exempt() -> HashSet<i32> {
 }
 
 /// Gives all sessions the limits that they have without the guard.
-pub fn release() {
+fn release() {
     if let Some(guards) = guards() {
         guards.share.store(0, Ordering::SeqCst);
         guards.limited.store(0, Ordering::Relaxed);
@@ -110,13 +110,9 @@ impl Controller {
         // 0 would be no limit.
         guards.share.store(share.max(1), Ordering::SeqCst);
         let mut limited = HashSet::with_capacity(self.limited.len());
-        let exempt: HashSet<i32> =
-            moment.members.iter().filter(|member| member.is_exempt).map(|member| member.pid).collect();
-        let is_exempt =
-            |member: &Member| member.is_exempt || member.leader.is_some_and(|leader| exempt.contains(&leader));
         let slots: HashMap<i32, &Slot> = guards.used().collect();
         let slot = |pid: &i32| slots.get(pid).copied();
-        for member in moment.members.iter().filter(|member| !is_exempt(member)) {
+        for member in moment.members.iter().filter(|member| !member.is_exempt) {
             match guards.set_brake(member.pid, slot(&member.pid), Some(member.mapped.saturating_add(share).max(FLOOR)))
             {
                 Ok(()) => drop(limited.insert(member.pid)),

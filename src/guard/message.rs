@@ -22,6 +22,8 @@ const TERMINATED: &[u8] = b"terminating connection due to administrator command"
 /// more than that.
 const ROUNDED_UP: u64 = 9 << 20;
 
+const SHORTAGE_HINT: &CStr = c"Lower work_mem, or process fewer rows at a time. See pg_meminfo_guard.";
+
 const LENGTH: usize = 1024;
 
 /// Writes what fits.
@@ -91,7 +93,7 @@ fn explain_end(report: &mut Report, count: fn(&Guards) -> &AtomicU64) {
         let [held, left, limit] = [held / MB, headroom / MB, limit / MB];
         write!(text, "This session held {held} MB of private memory when {left} MB of {limit} MB was left.")
     });
-    report.set_hint(c"Lower work_mem, or process fewer rows at a time. See pg_meminfo_guard.");
+    report.set_hint(SHORTAGE_HINT);
 }
 
 fn explain_refusal(report: &mut Report) {
@@ -129,7 +131,7 @@ fn explain_refusal(report: &mut Report) {
         }
     });
     report.set_hint(if is_braking {
-        c"Lower work_mem, or process fewer rows at a time. See pg_meminfo_guard."
+        SHORTAGE_HINT
     } else {
         c"Lower work_mem, process fewer rows at a time, or raise pg_meminfo.session_memory_limit."
     });

@@ -71,7 +71,7 @@ pub struct Member {
     pub is_active: bool,
     /// When its statement was started. That of an idle session was its last one.
     pub statement: i64,
-    /// Whether its role is left alone.
+    /// Whether its role, or that of its leader, is left alone.
     pub is_exempt: bool,
 }
 

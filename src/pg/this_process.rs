@@ -55,13 +55,12 @@ pub fn is_upgrade() -> bool {
 /// When the client's last message arrived, in nanoseconds since the Unix epoch.
 #[inline]
 pub fn message_arrived() -> u64 {
-    // SAFETY: it reads a variable.
-    let time = unsafe { GetCurrentStatementStartTimestamp() };
-    unix_time(time) as u64 * 1000
+    statement_start() as u64 * 1000
 }
 
 /// When the statement was started that is being executed, or the last one: as in pg_stat_activity, in microseconds
 /// since the Unix epoch. It may be called in a signal handler.
+#[inline]
 pub fn statement_start() -> i64 {
     // SAFETY: it reads a variable.
     unix_time(unsafe { GetCurrentStatementStartTimestamp() })

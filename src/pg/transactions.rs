@@ -51,6 +51,7 @@ pub fn install<O: Observer>() {
 
 unsafe extern "C-unwind" fn transaction_ends<O: Observer>(event: XactEvent::Type, _: *mut c_void) {
     match event {
+        XactEvent::XACT_EVENT_PRE_COMMIT | XactEvent::XACT_EVENT_PRE_PREPARE => will_end(),
         XactEvent::XACT_EVENT_COMMIT | XactEvent::XACT_EVENT_PREPARE => O::committed(),
         XactEvent::XACT_EVENT_ABORT => O::aborts(),
         XactEvent::XACT_EVENT_PARALLEL_COMMIT | XactEvent::XACT_EVENT_PARALLEL_ABORT => O::worker_ends(),
@@ -75,17 +76,14 @@ unsafe extern "C-unwind" fn subtransaction_ends<O: Observer>(
 static BEFORE_COMMIT: OnceLock<fn()> = OnceLock::new();
 
 /// Lets a function be called before a transaction that has written something is committed or prepared. It must not
-/// unwind. Called once, when the postmaster loads the library.
+/// unwind. Called once, when the postmaster loads the library; [`install`] must be called, too.
 pub fn before_commit(run: fn()) {
     BEFORE_COMMIT.set(run).expect("called once");
-    // SAFETY: the function lives as long as the process.
-    unsafe { pg_sys::RegisterXactCallback(Some(transaction_will_end), ptr::null_mut()) };
 }
 
-unsafe extern "C-unwind" fn transaction_will_end(event: XactEvent::Type, _: *mut c_void) {
-    if matches!(event, XactEvent::XACT_EVENT_PRE_COMMIT | XactEvent::XACT_EVENT_PRE_PREPARE)
-        // SAFETY: it reads a variable.
-        && unsafe { GetTopTransactionIdIfAny() } != pg_sys::InvalidTransactionId
+fn will_end() {
+    // SAFETY: it reads a variable.
+    if unsafe { GetTopTransactionIdIfAny() } != pg_sys::InvalidTransactionId
         && let Some(run) = BEFORE_COMMIT.get()
     {
         run();

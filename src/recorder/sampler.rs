@@ -99,6 +99,11 @@ impl Sampler {
     /// What the guard is to know of a sample, which was the last. `None` if the headroom is unknown.
     pub fn moment(&self, sample: &Sample) -> Option<Moment> {
         let (headroom, limit, statuses) = (sample.headroom?, sample.limit?, self.statuses?);
+        let (untouched_shared, at) = (self.untouched_shared, sample.at);
+        if settings::guard::min_headroom(limit).is_none() {
+            // Nobody is limited or ended.
+            return Some(Moment { at, headroom, limit, untouched_shared, members: Vec::new() });
+        }
         let exempt = controller::exempt();
         let member = |reading: &Reading| {
             let listed = self.listed.get(&reading.pid)?;
@@ -109,10 +114,11 @@ impl Sampler {
             }
             let (is_active, statement) = statuses.statement(*listed);
             let &Reading { pid, private, mapped, .. } = reading;
-            Some(Member { pid, leader, private, mapped, is_active, statement, is_exempt: exempt.contains(&pid) })
+            let is_exempt = exempt.contains(&pid) || leader.is_some_and(|leader| exempt.contains(&leader));
+            Some(Member { pid, leader, private, mapped, is_active, statement, is_exempt })
         };
         let members = self.readings.iter().filter_map(member).collect();
-        Some(Moment { at: sample.at, headroom, limit, untouched_shared: self.untouched_shared, members })
+        Some(Moment { at, headroom, limit, untouched_shared, members })
     }
 
     fn add_limits(&mut self, sample: &mut Sample) {

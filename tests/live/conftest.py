@@ -175,6 +175,15 @@ class Cluster:
             process.wait()
 
 
+PRELOADED = "shared_preload_libraries = 'pg_meminfo'"
+
+
+def base_backup(cluster, *options):
+    """The command that copies a running cluster, for start_another()."""
+    backup = [cluster.programs / "pg_basebackup", "-h", cluster.host, "-p", "5432", "-U", "postgres", "-D", "{data}"]
+    return [*backup, "--checkpoint=fast", *options]
+
+
 @contextlib.contextmanager
 def start_cluster(*settings, within=(), **environment):
     """A cluster of the test's own, until the end of the block. within is a command that runs the command after it."""

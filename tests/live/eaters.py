@@ -1,7 +1,5 @@
 """Ways in which one session needs memory without end, each with what distinguishes it for the guard."""
 
-from psycopg.conninfo import make_conninfo
-
 # Each of these would need many GB. The executor looks for a cancel in between.
 INTERRUPTIBLE = {
     "array_agg": "SELECT array_agg(n) FROM generate_series(1, 2000000000) AS n",
@@ -27,8 +25,3 @@ EATERS = INTERRUPTIBLE | UNINTERRUPTIBLE
 
 # Nothing goes to disk, and nobody shares the work.
 SETTINGS = ["work_mem=16GB", "hash_mem_multiplier=1", "max_parallel_workers_per_gather=0"]
-
-
-def options():
-    """The settings as connection options."""
-    return make_conninfo(options=" ".join(f"-c {setting}" for setting in SETTINGS))

@@ -13,6 +13,7 @@ import psycopg
 import pytest
 from conftest import (
     OOM_ADJUST,
+    PRELOADED,
     limited,
     private,
     protect,
@@ -24,7 +25,6 @@ from eaters import EATERS, SETTINGS
 
 MB = 2**20
 
-PRELOADED = "shared_preload_libraries = 'pg_meminfo'"
 FAST = "pg_meminfo.sample_interval = 50"
 LIMIT = "pg_meminfo.session_memory_limit"
 UNLIMITED = None

@@ -3,12 +3,10 @@ lose."""
 
 import psycopg
 import pytest
-from conftest import OOM_ADJUST, protect, rows, start_cluster, wait_until
+from conftest import OOM_ADJUST, PRELOADED, protect, rows, start_cluster, wait_until
 from eaters import EATERS, SETTINGS
 
 pytestmark = pytest.mark.guest
-
-PRELOADED = "shared_preload_libraries = 'pg_meminfo'"
 
 
 @pytest.mark.parametrize("action", ["brake", "cancel"])

@@ -12,6 +12,8 @@ import psycopg
 import pytest
 from conftest import (
     OOM_ADJUST,
+    PRELOADED,
+    base_backup,
     in_mounts,
     limited,
     private,
@@ -23,7 +25,6 @@ from conftest import (
 
 MB = 2**20
 
-PRELOADED = "shared_preload_libraries = 'pg_meminfo'"
 # Small files, so that they are soon full.
 SMALL = "pg_meminfo.history_size = 1MB"
 # A second is long for a test.
@@ -337,9 +338,8 @@ def restarting(*settings):
     """A cluster, and a function that stops its server by a signal and starts it again."""
     with start_cluster(PRELOADED, FAST, SMALL) as template:
         with template.connect() as connection:
-            backup = [template.programs / "pg_basebackup", "-h", template.host, "-p", "5432", "-U", "postgres", "-D", "{data}"]
             connection.execute("CHECKPOINT")
-            with template.start_another("again", [*backup, "--checkpoint=fast"]) as cluster:
+            with template.start_another("again", base_backup(template)) as cluster:
                 (cluster.data / "postgresql.auto.conf").write_text("\n".join([PRELOADED, FAST, SMALL, *settings, ""]))
                 servers = []
 
@@ -470,8 +470,7 @@ def test_a_base_backup_has_no_history(recorded):
 
 
 def test_a_standby_has_its_own(recorded):
-    backup = [recorded.programs / "pg_basebackup", "-h", recorded.host, "-p", "5432", "-U", "postgres", "-D", "{data}", "-R"]
-    with recorded.start_another("standby", [*backup, "--checkpoint=fast"]) as standby, standby.connect() as connection:
+    with recorded.start_another("standby", base_backup(recorded, "-R")) as standby, standby.connect() as connection:
         start = now(connection)
         wait_until(lambda: count(connection, start) > 1)
         identity = "SELECT min(at) FROM pg_meminfo_history"
@@ -483,12 +482,6 @@ def test_a_standby_has_its_own(recorded):
         wait_until(lambda: count(connection, start) > 1)
         # What the standby had is still there.
         assert connection.execute(identity).fetchone()[0] == own
-
-
-def base_backup(cluster, *options):
-    """The command that copies a running cluster."""
-    backup = [cluster.programs / "pg_basebackup", "-h", cluster.host, "-p", "5432", "-U", "postgres", "-D", "{data}"]
-    return [*backup, "--checkpoint=fast", *options]
 
 
 def shut_down(cluster):
