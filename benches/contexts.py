@@ -1,5 +1,5 @@
-"""Measures pg_meminfo_contexts(pid) in the cluster of scripts/with-cluster: what it costs, how many passes it takes if the
-process is busy, and how much work a process gets done while it is read.
+"""Measures pg_meminfo_contexts(pid) in the cluster of scripts/with-cluster: what it costs, how many passes it takes if
+the process is busy, and how much work a process gets done while it is read.
 
     contexts.py rounds
 """
@@ -192,7 +192,7 @@ def measure_passes(connection):
 
 
 def measure_work(connection, rounds):
-    print("\nprocessor time of a fixed work while it is read, as a ratio to that without\n")
+    print("\nwork done per processor time while it is read, as a ratio to that without\n")
     print_line("", ["median", "least", "most", "reads/s"])
     for name, (query, count) in WORK.items():
         with psycopg.connect(autocommit=True) as session:

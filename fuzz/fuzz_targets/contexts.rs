@@ -1,7 +1,7 @@
 //! The walk of a tree of memory contexts agrees with its oracle on any memory that does not change.
 //!
-//! The input first describes a tree, two bytes for each context, and then what is damaged in it: a context, a field and a
-//! value of eight bytes.
+//! The input first describes a tree, two bytes for each context, and then what is damaged in it: a context, a field and
+//! a value of eight bytes.
 #![no_main]
 
 use pg_meminfo::model::context_tree::arena::{Arena, LAYOUT};
@@ -11,12 +11,15 @@ libfuzzer_sys::fuzz_target!(|input: &[u8]| {
     let Some((&count, rest)) = input.split_first() else { return };
     let (contexts, damages) = rest.split_at(rest.len().min(2 * usize::from(count)));
     let mut arena = Arena::new();
+    // Without room on both sides, nothing could be read ahead.
+    arena.append_room();
     let name = arena.text("name");
     for &[parent, kind] in contexts.as_chunks().0 {
         let parent = arena.nodes.get(usize::from(parent) % arena.nodes.len().max(1)).copied().unwrap_or(0);
         let ident = if kind % 4 < 2 { 0 } else { arena.text(&"x".repeat(8 * usize::from(kind))) };
         arena.add(parent, usize::from(kind % 2), name, ident, kind.into());
     }
+    arena.append_room();
     for damage in damages.as_chunks::<10>().0 {
         let &[node, field, ref value @ ..] = damage;
         let Some(&node) = arena.nodes.get(usize::from(node)) else { continue };

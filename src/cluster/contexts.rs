@@ -8,15 +8,17 @@ use crate::model::memory::Failure;
 use crate::pg::memory_contexts;
 use crate::proc::error::Error;
 use crate::proc::process::{Pid, Process};
+use crate::proc::processor::Turns;
 use crate::proc::ptrace_access::Obstacle;
 use crate::proc::remote_memory::RemoteMemory;
 
 use super::Cluster;
 
-const LIMITS: Limits = Limits { contexts: 1_000_000, passes: 20_000 };
+const LIMITS: Limits = Limits { contexts: 1_000_000, passes: 20_000, one_by_one: 32 };
 
-/// How long to wait before the second pass; before the third, twice as long, and so on. Each read takes time from a busy
-/// process, because the memory has to get from one processor's cache to the other's.
+/// How long to wait before the second pass; before the third, twice as long, and so on. On this processor the process
+/// gets on only meanwhile. On another one each read takes time from it, because memory has to get from one processor's
+/// cache to the other's.
 const PAUSE: Duration = Duration::from_micros(5);
 
 /// The longest of these pauses.
@@ -65,7 +67,12 @@ impl Cluster {
         let mut contexts = Contexts::Gone;
         let read = |process: &Process, outcome: &mut Option<Outcome>, mut check_interrupts: &mut dyn FnMut()| {
             let start = Instant::now();
-            let mut may_continue = |passes| {
+            let mut turns = Turns::default();
+            let mut may_continue = |passes: usize| {
+                // The process is busy, and may have moved since.
+                if passes.is_power_of_two() || passes.is_multiple_of(64) {
+                    turns.take(process);
+                }
                 std::thread::sleep(PAUSE.saturating_mul(passes as u32).min(MAX_PAUSE));
                 start.elapsed() < TIME_LIMIT
             };

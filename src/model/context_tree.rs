@@ -3,21 +3,21 @@
 //! # What is read
 //!
 //! A memory context begins with a `MemoryContextData`, 80 bytes that are the same in PostgreSQL 15 to 19. It points to
-//! its parent, its first child and its two neighbors among the parent's children, to its name and, if it has one, to its
-//! identifier. The variable `TopMemoryContext` points to the root.
+//! its parent, its first child and its two neighbors among the parent's children, to its name and, if it has one, to
+//! its identifier. The variable `TopMemoryContext` points to the root.
 //!
 //! # Why the result can be trusted
 //!
 //! The process is not stopped, so it can change the tree between any two reads, and even during one. A walk that finds
-//! all links in order can still return a tree that never existed, made of an old and a new part. Therefore everything is
-//! read at least twice. If a context or a text was the same in two reads, it had that value all the time in between. (In
-//! theory a value can change and change back. In the test that imitates a busy process it never mattered, whereas a single
-//! read led to trees that never existed.) A tree is returned only if there is a moment that lies between two equal reads
-//! of each of its parts. At that moment, this tree stood in the memory.
+//! all links in order can still return a tree that never existed, made of an old and a new part. Therefore everything
+//! is read at least twice. If a context or a text was the same in two reads, it had that value all the time in between.
+//! (In theory a value can change and change back. In the test that imitates a busy process it never mattered, whereas a
+//! single read led to trees that never existed.) A tree is returned only if there is a moment that lies between two
+//! equal reads of each of its parts. At that moment, this tree stood in the memory.
 //!
-//! Reads are numbered for this, piece by piece, in the order in which they happen. Each value has the number of the read
-//! that first found it, and of the last that found it unchanged. The moment exists if the highest of the first numbers is
-//! below the lowest of the last.
+//! Reads are numbered for this, piece by piece, in the order in which they happen. Each value has the number of the
+//! read that first found it, and of the last that found it unchanged. The moment exists if the highest of the first
+//! numbers is below the lowest of the last.
 //!
 //! Sizes are not part of the comparison. They change often, and each is correct at the time of its last read.
 //!
@@ -30,8 +30,8 @@
 //! before and after it, however long it takes to read them.
 //!
 //! A context that has been created since the last read of its place is known only if it is read before that moment. So
-//! between two of these calls, the links of what has changed are followed. Afterwards comes what is likely to change next:
-//! the neighbors of what has changed, because lists grow at one end and lose contexts at the other.
+//! between two of these calls, the links of what has changed are followed. Afterwards comes what is likely to change
+//! next: the neighbors of what has changed, because lists grow at one end and lose contexts at the other.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, TryReserveError};
@@ -39,6 +39,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::ops::Range;
 
 use super::memory::{Failure, Memory, Piece, read_pieces};
+use ahead::Ahead;
 
 /// The offsets of the fields of a `MemoryContextData`, and its size.
 pub mod offset {
@@ -100,6 +101,8 @@ pub struct Limits {
     pub contexts: usize,
     /// The maximum number of passes.
     pub passes: usize,
+    /// How many contexts of a list are read one by one before memory is read ahead.
+    pub one_by_one: usize,
 }
 
 /// What came of the attempt to read a tree.
@@ -150,8 +153,8 @@ impl Tree {
     }
 }
 
-/// Reads the tree of contexts. Calls `pause` before each read, and `may_continue` before each pass after the first, with
-/// the number of passes before; if that returns false, no more is tried. `pause` may unwind.
+/// Reads the tree of contexts. Calls `pause` before each read, and `may_continue` before each pass after the first,
+/// with the number of passes before; if that returns false, no more is tried. `pause` may unwind.
 pub fn read_tree<M: Memory>(
     memory: &mut M,
     layout: &Layout,
@@ -159,7 +162,7 @@ pub fn read_tree<M: Memory>(
     pause: &mut dyn FnMut(),
     may_continue: &mut dyn FnMut(usize) -> bool,
 ) -> Result<Outcome, Failure<M::Error>> {
-    let mut reader = Reader::new(memory, layout, limits.contexts, pause);
+    let mut reader = Reader::new(memory, layout, limits, pause);
     let mut pass = 0;
     while pass < limits.passes && (pass == 0 || may_continue(pass)) {
         pass += 1;
@@ -180,9 +183,9 @@ fn word(image: &Image, offset: usize) -> u64 {
     u64::from_le_bytes(*bytes)
 }
 
-/// Whether a later image says the same of the tree. The size is not part of it, nor are two flags, which say whether the
-/// context is empty and whether it may be used in a critical section. A first child points to no previous one, until another
-/// is put before it.
+/// Whether a later image says the same of the tree. The size is not part of it, nor are two flags, which say whether
+/// the context is empty and whether it may be used in a critical section. A first child points to no previous one,
+/// until another is put before it.
 fn are_equal(earlier: &Image, later: &Image) -> bool {
     const AFTER_TAG: usize = offset::TAG + size_of::<u32>();
     const AFTER_PREVIOUS: usize = offset::PREVIOUS + size_of::<u64>();
@@ -277,8 +280,8 @@ const MAX_READS_IN_A_ROW: usize = 10;
 /// For how many links what has changed is followed between two of these reads.
 const MAX_LINKS_IN_A_ROW: usize = 30;
 
-/// Contexts are read in the order of their distances to one that has changed. These are the largest of each group. A process
-/// that creates contexts at one end of a list and deletes them at the other soon gets to the neighbors.
+/// Contexts are read in the order of their distances to one that has changed. These are the largest of each group. A
+/// process that creates contexts at one end of a list and deletes them at the other soon gets to the neighbors.
 const RINGS: [usize; 4] = [4, 16, 64, usize::MAX];
 
 /// For how many passes the neighbors of a context that has changed are read first.
@@ -305,12 +308,13 @@ struct Reader<'a, M> {
     by_address: ByAddress<usize>,
     /// The nodes that were reached in this pass.
     reached: Vec<usize>,
-    /// The addresses of nodes to the next one of which something has happened.
-    bereft: Vec<u64>,
+    /// The addresses of contexts whose next sibling has changed or gone.
+    lost_next: Vec<u64>,
     /// The text at an address.
     texts: ByAddress<Text>,
     text_bytes: Vec<u8>,
     buffer: Vec<u8>,
+    ahead: Ahead,
 }
 
 type ByAddress<T> = HashMap<u64, T, BuildHasherDefault<AddressHasher>>;
@@ -345,11 +349,11 @@ enum Known {
 }
 
 impl<'a, M: Memory> Reader<'a, M> {
-    fn new(memory: &'a mut M, layout: &'a Layout, max_contexts: usize, pause: &'a mut dyn FnMut()) -> Self {
+    fn new(memory: &'a mut M, layout: &'a Layout, limits: Limits, pause: &'a mut dyn FnMut()) -> Self {
         Reader {
             memory,
             layout,
-            max_contexts,
+            max_contexts: limits.contexts,
             pause,
             pass: 0,
             reads: 0,
@@ -358,15 +362,17 @@ impl<'a, M: Memory> Reader<'a, M> {
             nodes: Vec::new(),
             by_address: ByAddress::default(),
             reached: Vec::new(),
-            bereft: Vec::new(),
+            lost_next: Vec::new(),
             texts: ByAddress::default(),
             text_bytes: Vec::new(),
             buffer: Vec::new(),
+            ahead: Ahead::after(limits.one_by_one),
         }
     }
 
     fn pass(&mut self) -> Result<Pass, Failure<M::Error>> {
         self.pass += 1;
+        self.ahead.clear();
         let is_at_rest = self.pass == 1 || self.wait_for_rest()?;
         let is_linked = self.follow_links()?;
         if self.reached.len() > self.max_contexts {
@@ -381,9 +387,9 @@ impl<'a, M: Memory> Reader<'a, M> {
         Ok(Pass::Inconsistent)
     }
 
-    /// Reads what changes time and again until two reads in a row are equal. Between them, follows the links of what has
-    /// changed, so that a context is known before another takes its place. Afterwards reads its neighbors. Returns false if no
-    /// two reads were equal.
+    /// Reads what changes time and again until two reads in a row are equal. Between them, follows the links of what
+    /// has changed, so that a context is known before another takes its place. Afterwards reads its neighbors. Returns
+    /// false if no two reads were equal.
     fn wait_for_rest(&mut self) -> Result<bool, Failure<M::Error>> {
         for _ in 0..MAX_READS_IN_A_ROW {
             self.lists += 1;
@@ -433,22 +439,22 @@ impl<'a, M: Memory> Reader<'a, M> {
         })
     }
 
-    /// Reads what is behind something that has changed, and if that has changed, what is behind that. Returns whether nothing
-    /// behind it has changed.
+    /// Reads what is behind something that has changed, and if that has changed, what is behind that. Returns whether
+    /// nothing behind it has changed.
     fn follow_changes(&mut self, mut changed: Vec<Known>) -> Result<bool, Failure<M::Error>> {
         let mut steps = 0;
-        while !(changed.is_empty() && self.bereft.is_empty()) && steps < MAX_LINKS_IN_A_ROW {
+        while !(changed.is_empty() && self.lost_next.is_empty()) && steps < MAX_LINKS_IN_A_ROW {
             changed = self.read_behind(&changed, steps > 0)?;
             steps += 1;
         }
         Ok(steps <= 1)
     }
 
-    /// Reads the contexts to which something that has changed leads, with their texts, unless they are on the list already,
-    /// and texts that are new. Returns what of it has changed, too. `with_texts` says whether to read also the texts of what
-    /// has changed itself.
+    /// Reads the contexts to which something that has changed leads, with their texts, unless they are on the list
+    /// already, and texts that are new. Returns what of it has changed, too. `with_texts` says whether to read also the
+    /// texts of what has changed itself.
     fn read_behind(&mut self, changed: &[Known], with_texts: bool) -> Result<Vec<Known>, Failure<M::Error>> {
-        let (mut behind, mut new_texts) = (std::mem::take(&mut self.bereft), Vec::new());
+        let (mut behind, mut new_texts) = (std::mem::take(&mut self.lost_next), Vec::new());
         let mut known = Vec::new();
         for changed in changed {
             match *changed {
@@ -497,8 +503,8 @@ impl<'a, M: Memory> Reader<'a, M> {
         Ok(changed)
     }
 
-    /// Reads the nearest neighbors of what has changed, as they were when the links were followed, unless they have been found
-    /// by a later read than this one.
+    /// Reads the nearest neighbors of what has changed, as they were when the links were followed, unless they have
+    /// been found by a later read than this one.
     fn read_neighbors(&mut self, read: u64) -> Result<(), Failure<M::Error>> {
         let distances = self.distances_to_changes()?;
         let reached = std::mem::take(&mut self.reached);
@@ -554,8 +560,8 @@ impl<'a, M: Memory> Reader<'a, M> {
         Ok(())
     }
 
-    /// Goes from the root along all links, and reads the contexts that are not known, or that do not point back. Returns
-    /// whether all links agree with each other.
+    /// Goes from the root along all links, and reads the contexts that are not known, or that do not point back.
+    /// Returns whether all links agree with each other.
     fn follow_links(&mut self) -> Result<bool, Failure<M::Error>> {
         self.reached.clear();
         if self.root.is_none() {
@@ -597,6 +603,7 @@ impl<'a, M: Memory> Reader<'a, M> {
             if later.is_empty() {
                 return Ok(agree);
             }
+            self.read_ahead(&unread)?;
             self.read_nodes(&unread)?;
             for at in self.read_again(&doubted)? {
                 // Its links have been followed as they were before.
@@ -640,26 +647,45 @@ impl<'a, M: Memory> Reader<'a, M> {
         Ok(is_same)
     }
 
+    /// Reads what is near the nodes at these addresses, if they belong to a long list.
+    fn read_ahead(&mut self, unread: &[u64]) -> Result<(), Failure<M::Error>> {
+        let Some(piece) = self.ahead.next_piece(unread) else { return Ok(()) };
+        let Reader { memory, pause, reads, ahead, .. } = self;
+        let mut is_read = false;
+        read_pieces(*memory, &[piece], ahead.place(piece), reads, pause, |_, _, bytes| {
+            is_read = bytes.is_some();
+            Ok(())
+        })?;
+        if is_read {
+            ahead.set_read(*reads);
+        } else {
+            ahead.clear();
+        }
+        Ok(())
+    }
+
     /// Reads the nodes at addresses that are not known.
     fn read_nodes(&mut self, unread: &[u64]) -> Result<(), Failure<M::Error>> {
         let mut pieces = Vec::new();
-        pieces.try_reserve(unread.len())?;
-        pieces.extend(unread.iter().map(|&address| Piece { address, length: offset::SIZE }));
+        for &address in unread {
+            match self.ahead.take(address) {
+                Some((bytes, read)) => {
+                    let node = Node::new(address, context(self.layout, address, bytes), read, self.pass);
+                    add_node(&mut self.nodes, &mut self.by_address, node)?;
+                }
+                None => push(&mut pieces, Piece { address, length: offset::SIZE })?,
+            }
+        }
         let Reader { memory, layout, pause, pass, reads, nodes, by_address, buffer, .. } = self;
         read_pieces(*memory, &pieces, buffer, reads, pause, |nth, read, bytes| {
-            let address = unread[nth];
-            if !by_address.contains_key(&address) {
-                let image = bytes.and_then(|bytes| context(layout, address, bytes));
-                by_address.try_reserve(1)?;
-                by_address.insert(address, nodes.len());
-                push(nodes, Node { address, image, found: Found::new(read, read, *pass), reached: 0, doubted: 0 })?;
-            }
-            Ok(())
+            let address = pieces[nth].address;
+            let image = bytes.and_then(|bytes| context(layout, address, bytes));
+            add_node(nodes, by_address, Node::new(address, image, read, *pass))
         })
     }
 
-    /// Reads the names and identifiers of the nodes that were reached, unless they have been read since the node was found.
-    /// Returns false if one of them cannot be read.
+    /// Reads the names and identifiers of the nodes that were reached, unless they have been read since the node was
+    /// found. Returns false if one of them cannot be read.
     fn read_texts(&mut self) -> Result<bool, Failure<M::Error>> {
         let mut unread: Vec<u64> = Vec::new();
         for &index in &self.reached {
@@ -695,8 +721,8 @@ impl<'a, M: Memory> Reader<'a, M> {
         Ok(())
     }
 
-    /// Reads `length` bytes of each text. Returns those that do not end within that length, unless it is the maximum, and
-    /// those that cannot be read.
+    /// Reads `length` bytes of each text. Returns those that do not end within that length, unless it is the maximum,
+    /// and those that cannot be read.
     fn read_texts_at(&mut self, addresses: &[u64], length: usize) -> Result<Vec<u64>, Failure<M::Error>> {
         let (mut pieces, mut owners) = (Vec::new(), Vec::new());
         for (owner, &address) in addresses.iter().enumerate() {
@@ -712,8 +738,8 @@ impl<'a, M: Memory> Reader<'a, M> {
         }
         let Reader { memory, pause, pass, reads, texts, text_bytes, buffer, .. } = self;
         let mut unfinished = Vec::new();
-        // The text that is being read: where it begins, which read was its first, and whether its end has been found, or a
-        // hole before it.
+        // The text that is being read: where it begins, which read was its first, and whether its end has been found,
+        // or a hole before it.
         let (mut start, mut first_read, mut has_ended, mut has_hole) = (text_bytes.len(), None, false, false);
         read_pieces(*memory, &pieces, buffer, reads, pause, |nth, read, bytes| {
             let (owner, is_last) = (owners[nth], owners.get(nth + 1) != Some(&owners[nth]));
@@ -742,7 +768,8 @@ impl<'a, M: Memory> Reader<'a, M> {
                             text_bytes.truncate(start);
                         }
                         entry => {
-                            // If its two pieces come from two reads, no moment lies between these, until it is read again.
+                            // If its two pieces come from two reads, no moment lies between these, until it is read
+                            // again.
                             let found = Found::new(read, first, *pass);
                             entry.insert_entry(Text { bytes, found });
                         }
@@ -807,7 +834,7 @@ impl<'a, M: Memory> Reader<'a, M> {
     /// Reads something once more. Returns the indexes of what has changed.
     fn read_again(&mut self, known: &[Known]) -> Result<Vec<usize>, Failure<M::Error>> {
         let pieces = self.pieces(known)?;
-        let Reader { memory, layout, pause, pass, reads, nodes, bereft, texts, text_bytes, buffer, .. } = self;
+        let Reader { memory, layout, pause, pass, reads, nodes, lost_next, texts, text_bytes, buffer, .. } = self;
         let mut changed = Vec::new();
         read_pieces(*memory, &pieces, buffer, reads, pause, |nth, read, bytes| {
             let is_same = match known[nth] {
@@ -823,7 +850,7 @@ impl<'a, M: Memory> Reader<'a, M> {
                         && let Some(image) = &node.image
                         && word(image, offset::PREVIOUS) != 0
                     {
-                        push(bereft, word(image, offset::PREVIOUS))?;
+                        push(lost_next, word(image, offset::PREVIOUS))?;
                     }
                     node.image = image;
                     node.found.again(is_same, read, *pass)
@@ -932,7 +959,21 @@ impl Link {
     }
 }
 
+/// Adds a node, unless there is one at this address.
+fn add_node(nodes: &mut Vec<Node>, by_address: &mut ByAddress<usize>, node: Node) -> Result<(), TryReserveError> {
+    by_address.try_reserve(1)?;
+    if let Entry::Vacant(entry) = by_address.entry(node.address) {
+        entry.insert(nodes.len());
+        push(nodes, node)?;
+    }
+    Ok(())
+}
+
 impl Node {
+    fn new(address: u64, image: Option<Image>, read: u64, pass: usize) -> Self {
+        Node { address, image, found: Found::new(read, read, pass), reached: 0, doubted: 0 }
+    }
+
     /// Whether there is a context that is part of a tree.
     fn is_linked(&self, root: Option<(u64, Found)>) -> bool {
         self.image.as_ref().is_some_and(|image| word(image, offset::PARENT) != 0)
@@ -987,6 +1028,7 @@ fn push<T>(vec: &mut Vec<T>, value: T) -> Result<(), TryReserveError> {
     Ok(())
 }
 
+mod ahead;
 #[cfg(any(test, feature = "oracle"))]
 pub mod arena;
 #[cfg(test)]

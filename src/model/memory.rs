@@ -1,4 +1,5 @@
-//! Memory that can be read in pieces, of which some may not exist: that of another process, or one that a test makes up.
+//! Memory that can be read in pieces, of which some may not exist: that of another process, or one that a test makes
+//! up.
 
 use std::collections::TryReserveError;
 
@@ -16,8 +17,8 @@ pub trait Memory {
     /// Why nothing can be read at all.
     type Error;
 
-    /// Reads at most [`MAX_PIECES`] pieces in their order into `buffer`, one behind the other. Returns how many could be
-    /// read before the first that could not.
+    /// Reads at most [`MAX_PIECES`] pieces in their order into `buffer`, one behind the other. Returns how many could
+    /// be read before the first that could not.
     fn read(&mut self, pieces: &[Piece], buffer: &mut [u8]) -> Result<usize, Self::Error>;
 }
 
@@ -40,7 +41,8 @@ impl<E> From<TryReserveError> for Failure<E> {
 }
 
 /// Reads any number of pieces and passes each to `take`, in their order, with the number of its read, or
-/// `None` if it cannot be read. `reads` is the number of pieces read so far. Calls `pause` before each read; it may unwind.
+/// `None` if it cannot be read. `reads` is the number of pieces read so far. Calls `pause` before each read; it may
+/// unwind.
 pub(super) fn read_pieces<M: Memory>(
     memory: &mut M,
     pieces: &[Piece],

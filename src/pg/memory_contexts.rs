@@ -9,8 +9,8 @@ use super::compat;
 /// A type of memory contexts: its name in pg_backend_memory_contexts, its node tag, and the address of its functions.
 pub type ContextType = (&'static str, u32, u64);
 
-/// The offsets of the fields of a MemoryContextData: tag, allocated bytes, methods, parent, first child, previous child,
-/// next child, name, identifier; and its size.
+/// The offsets of the fields of a MemoryContextData: tag, allocated bytes, methods, parent, first child, previous
+/// child, next child, name, identifier; and its size.
 pub const OFFSETS: [usize; 10] = [
     offset_of!(pg_sys::MemoryContextData, type_),
     offset_of!(pg_sys::MemoryContextData, mem_allocated),
@@ -24,8 +24,8 @@ pub const OFFSETS: [usize; 10] = [
     size_of::<pg_sys::MemoryContextData>(),
 ];
 
-/// The address of the variable TopMemoryContext. It is the same in all processes of the server, which are forked from the
-/// postmaster.
+/// The address of the variable TopMemoryContext. It is the same in all processes of the server, which are forked from
+/// the postmaster.
 pub fn top_address() -> u64 {
     (&raw const pg_sys::TopMemoryContext).addr() as u64
 }

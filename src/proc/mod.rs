@@ -22,6 +22,7 @@ pub mod page_tables;
 pub mod pagemap;
 pub mod process;
 pub mod process_tree;
+pub mod processor;
 pub mod ptrace_access;
 pub mod read_pool;
 pub mod remote_memory;

@@ -1,8 +1,10 @@
 //! The memory of another process, read while the process goes on running.
 //!
-//! process_vm_readv(2) copies many pieces in one call, in their order. If the kernel refuses that call although it would
-//! let us read the process, as seccomp filters of containers do, `/proc/PID/mem` serves, one piece at a time. For both, the
-//! kernel asks for the right to trace the process (PTRACE_MODE_ATTACH), which is more than maps and pagemap need.
+//! process_vm_readv(2) copies many pieces in one call, in their order. If the kernel refuses that call although it
+//! would let us read the process, as seccomp filters of containers do, `/proc/PID/mem` serves, one piece at a time.
+//! Filters of systemd, which can end a process for a call, have this one in `@ipc`, without which Postgres does not
+//! run. For both, the kernel asks for the right to trace the process (PTRACE_MODE_ATTACH), which is more than maps and
+//! pagemap need.
 
 use std::fs::File;
 use std::io;
@@ -29,7 +31,8 @@ impl<'a> RemoteMemory<'a> {
         RemoteMemory { process, file: None, remote: Vec::new() }
     }
 
-    /// Reads pieces by one system call. Returns the number of bytes before the first piece that cannot be read.
+    /// Reads pieces by one system call. Returns the number of bytes that have been copied. They can end within a piece, of
+    /// which only the first pages can be read.
     fn read_vector(&mut self, pieces: &[Piece], buffer: &mut [u8]) -> io::Result<usize> {
         self.remote.clear();
         self.remote.extend(pieces.iter().map(|piece| libc::iovec {
@@ -38,8 +41,8 @@ impl<'a> RemoteMemory<'a> {
         }));
         let local = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
         let (remote, count) = (self.remote.as_ptr(), self.remote.len() as libc::c_ulong);
-        // SAFETY: the kernel writes only to the buffer, which is as long as it is said to be. The remote addresses are not
-        // ours, and need not be valid.
+        // SAFETY: the kernel writes only to the buffer, which is as long as it is said to be. The remote addresses are
+        // not ours, and need not be valid.
         let read = unsafe { libc::process_vm_readv(self.process.pid(), &raw const local, 1, remote, count, 0) };
         match usize::try_from(read) {
             Ok(read) => Ok(read),
@@ -58,10 +61,12 @@ impl<'a> RemoteMemory<'a> {
             let (place, after) = rest.split_at_mut(piece.length);
             match file.read_exact_at(place, piece.address) {
                 Ok(()) => rest = after,
-                // A page that does not exist; behind it, a read returns nothing; and an address that is no offset.
+                // EIO: a page that does not exist. EINVAL: an address of 2^63 or more, which is no offset. EFAULT: what
+                // process_vm_readv(2) says of both.
                 Err(error) if matches!(error.raw_os_error(), Some(libc::EIO | libc::EFAULT | libc::EINVAL)) => {
                     return Ok(nth);
                 }
+                // Nothing was read: the process has no memory any more.
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(nth),
                 Err(error) => return Err(error),
             }

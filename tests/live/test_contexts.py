@@ -1,8 +1,10 @@
-"""pg_meminfo_contexts(pid) compared with what the process itself says, and of processes that are busy, large or hidden."""
+"""pg_meminfo_contexts(pid) compared with what the process itself says, also of busy, large and hidden processes."""
 
 import collections
 import contextlib
 import itertools
+import os
+import pathlib
 import re
 import threading
 import time
@@ -26,8 +28,8 @@ OF_THE_STATEMENT = {
     "tuplestore tuples",
 }
 
-# A header that pg_backend_memory_contexts counts twice for a Generation context, and leaves out for a Bump context. That of a
-# Generation context has become smaller.
+# A header that pg_backend_memory_contexts counts twice for a Generation context, and leaves out for a Bump context.
+# That of a Generation context has become smaller.
 VIEW_DIFFERS = {"Generation": [152, 128], "Bump": [-112]}
 
 
@@ -301,6 +303,37 @@ def test_it_can_be_canceled(cluster, connection):
         with pytest.raises(psycopg.errors.QueryCanceled):
             impatient.execute(query)
         assert time.monotonic() - start < 30 * PATIENCE
+
+
+def test_the_reader_may_run_everywhere_afterwards(cluster):
+    """It is bound to the processor of a busy process only while it reads, also if it is canceled."""
+    if "Seccomp:\t0\n" not in pathlib.Path("/proc/self/status").read_text():
+        pytest.skip("with a seccomp filter it is not bound")
+    with cluster.running(WORKLOADS["statements"]) as pid, cluster.connect() as reader:
+        reader_pid = reader.info.backend_pid
+        allowed = os.sched_getaffinity(reader_pid)
+        stop, seen = threading.Event(), set()
+
+        def watch():
+            while not stop.is_set():
+                seen.add(frozenset(os.sched_getaffinity(reader_pid)))
+
+        def look():
+            with contextlib.suppress(psycopg.errors.QueryCanceled):
+                reader.execute(CONTEXTS, [pid])
+            assert os.sched_getaffinity(reader_pid) == allowed
+            return any(len(processors) == 1 for processors in list(seen))
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        try:
+            for timeout in "0", "2ms":
+                reader.execute(f"SET statement_timeout = '{timeout}'")
+                seen.clear()
+                wait_until(look)
+        finally:
+            stop.set()
+            watcher.join()
 
 
 def test_a_process_that_exits_meanwhile(cluster, connection):

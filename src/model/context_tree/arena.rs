@@ -4,7 +4,7 @@ use std::convert::Infallible;
 
 use crate::model::memory::{MAX_PIECES, Memory, Piece};
 
-use super::{ContextType, Layout, PAGE, offset};
+use super::{ContextType, Layout, PAGE, ahead, offset};
 
 /// Where the arena begins.
 pub const BASE: u64 = 0x10000;
@@ -36,6 +36,11 @@ impl Arena {
     /// An arena with nothing but the variable that points to the root.
     pub fn new() -> Self {
         Arena { bytes: vec![0; 8], alignment: 8, ..Arena::default() }
+    }
+
+    /// Appends as much empty memory as is read ahead.
+    pub fn append_room(&mut self) {
+        self.append(&[0; ahead::LENGTH]);
     }
 
     /// Appends bytes and returns their address.

@@ -64,15 +64,19 @@ struct BusyProcess {
     free_texts: Vec<u64>,
     /// What was overwritten since the reader began: addresses and old values.
     overwritten: Vec<(u64, u64)>,
+    /// How often the reader has read ahead.
+    read_ahead: usize,
 }
 
 impl BusyProcess {
     fn new(interval: u64, seed: u64) -> Self {
         let mut arena = Arena::new();
+        arena.append_room();
         let name = arena.text("TopMemoryContext");
         let root = arena.add(0, 0, name, 0, 0);
         let mut free_texts: Vec<_> = (0..SLOTS).map(|_| arena.append(&[0; TEXT])).collect();
         let mut free_nodes: Vec<_> = (0..SLOTS).map(|_| arena.append(&[0; offset::SIZE])).collect();
+        arena.append_room();
         // The nodes of the arena are those in use.
         arena.nodes = vec![root];
         free_texts.reverse();
@@ -88,6 +92,7 @@ impl BusyProcess {
             free_nodes,
             free_texts,
             overwritten: Vec::new(),
+            read_ahead: 0,
         };
         for _ in 0..100 {
             process.change();
@@ -264,6 +269,7 @@ impl Memory for BusyProcess {
                     return Ok(nth);
                 }
             }
+            self.read_ahead += usize::from(piece.length == ahead::LENGTH);
         }
         Ok(pieces.len())
     }
@@ -288,8 +294,8 @@ fn look(looks: usize, interval: u64, mut read: impl FnMut(&mut BusyProcess) -> O
 /// The mean times between two changes: from 0.2 to 20 microseconds.
 const INTERVALS: [u64; 4] = [200_000, 1_000_000, 5_000_000, 20_000_000];
 
-fn read_twice(process: &mut BusyProcess) -> Option<Vec<Seen>> {
-    let limits = Limits { contexts: 1000, passes: 100 };
+fn read_twice(process: &mut BusyProcess, one_by_one: usize) -> Option<Vec<Seen>> {
+    let limits = Limits { contexts: 1000, passes: 100, one_by_one };
     match read_tree(process, &LAYOUT, limits, &mut || (), &mut |_| true).unwrap() {
         Outcome::Found(tree, _) => Some(seen(&tree)),
         Outcome::KeptChanging(_) => None,
@@ -297,14 +303,30 @@ fn read_twice(process: &mut BusyProcess) -> Option<Vec<Seen>> {
     }
 }
 
-#[test]
-fn no_tree_is_found_that_was_not_there() {
+fn assert_no_tree_is_false(looks: usize, one_by_one: usize) {
     for interval in INTERVALS {
-        let (trees, false_trees) = look(400, interval, read_twice);
+        let mut read_ahead = 0;
+        let (trees, false_trees) = look(looks, interval, |process| {
+            let tree = read_twice(process, one_by_one);
+            read_ahead = process.read_ahead;
+            tree
+        });
+        assert_eq!(read_ahead > 0, one_by_one == 0);
         println!("a change every {} ns: {trees} trees, {false_trees} of them false", interval / 1000);
         assert!(trees > 0);
         assert_eq!(false_trees, 0, "{interval}");
     }
+}
+
+#[test]
+fn no_tree_is_found_that_was_not_there() {
+    assert_no_tree_is_false(400, usize::MAX);
+}
+
+#[test]
+fn nor_if_memory_is_read_ahead() {
+    // The simulation takes its time over 64 kB, word by word.
+    assert_no_tree_is_false(100, 0);
 }
 
 #[test]

@@ -111,24 +111,27 @@ fn text(memory: &mut impl Memory<Error = Infallible>, address: u64) -> Option<Op
 
 /// Asserts that both readers agree on a memory that does not change.
 pub fn assert_agrees(memory: &mut impl Memory<Error = Infallible>, layout: &Layout) {
-    let limits = Limits { contexts: 1_000_000, passes: 3 };
-    let outcome = read_tree(memory, layout, limits, &mut || (), &mut |_| true).expect("the memory does not fail");
-    match (read_once(memory, layout), outcome) {
-        (Some(expected), Outcome::Found(tree, pass)) => {
-            assert_eq!(seen(&tree), expected);
-            assert_eq!(pass, 1);
-            for context in &tree.contexts {
-                let parent = context.parent.map_or(0, |parent| tree.contexts[parent].level);
-                assert_eq!(context.level, parent + 1);
+    for one_by_one in [0, 32] {
+        let limits = Limits { contexts: 1_000_000, passes: 3, one_by_one };
+        let outcome = read_tree(memory, layout, limits, &mut || (), &mut |_| true).expect("the memory does not fail");
+        match (read_once(memory, layout), outcome) {
+            (Some(expected), Outcome::Found(tree, pass)) => {
+                assert_eq!(seen(&tree), expected);
+                assert_eq!(pass, 1);
+                for context in &tree.contexts {
+                    let parent = context.parent.map_or(0, |parent| tree.contexts[parent].level);
+                    assert_eq!(context.level, parent + 1);
+                }
+                assert_tree_totals(&tree);
             }
-            assert_tree_totals(&tree);
+            (None, Outcome::KeptChanging(passes)) => assert_eq!(passes, limits.passes),
+            (expected, outcome) => panic!("{expected:?}, {outcome:?}"),
         }
-        (None, Outcome::KeptChanging(passes)) => assert_eq!(passes, limits.passes),
-        (expected, outcome) => panic!("{expected:?}, {outcome:?}"),
     }
 }
 
-/// Asserts that each context's tree total is its own total and those of its children. Sums that do not fit are left out.
+/// Asserts that each context's tree total is its own total and those of its children. Sums that do not fit are left
+/// out.
 fn assert_tree_totals(tree: &Tree) {
     let mut sums: Vec<u128> = tree.contexts.iter().map(|context| context.total.into()).collect();
     for context in &tree.contexts {

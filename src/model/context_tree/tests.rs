@@ -6,7 +6,7 @@ use super::arena::{Arena, BASE, LAYOUT};
 use super::naive::{assert_agrees, seen};
 use super::*;
 
-const LIMITS: Limits = Limits { contexts: 1_000_000, passes: 5 };
+const LIMITS: Limits = Limits { contexts: 1_000_000, passes: 5, one_by_one: 32 };
 
 fn read(arena: &mut Arena) -> Outcome {
     read_tree(arena, &LAYOUT, LIMITS, &mut || (), &mut |_| true).unwrap()
@@ -184,7 +184,7 @@ fn a_text_that_runs_into_a_hole() {
 fn as_many_contexts_as_the_limit_allows() {
     let mut arena = small();
     let read = |arena: &mut Arena, contexts| {
-        read_tree(arena, &LAYOUT, Limits { contexts, passes: 5 }, &mut || (), &mut |_| true).unwrap()
+        read_tree(arena, &LAYOUT, Limits { contexts, ..LIMITS }, &mut || (), &mut |_| true).unwrap()
     };
     assert!(matches!(read(&mut arena, 4), Outcome::Found(..)));
     assert!(matches!(read(&mut arena, 3), Outcome::TooMany));
@@ -230,6 +230,38 @@ fn a_wide_tree_is_read_in_few_reads() {
     let tree = found(&mut arena);
     assert_eq!(tree.contexts.len(), 2047);
     assert!(arena.reads < 40, "{}", arena.reads);
+}
+
+/// A list of as many contexts, of which each has a child, at these distances. Returns how many reads it takes.
+fn reads_of_a_list(count: usize, alignment: usize, holes: &[u64]) -> usize {
+    let mut arena = Arena { alignment, ..Arena::new() };
+    arena.append_room();
+    let name = arena.text("CachedPlanSource");
+    let root = arena.add(0, 0, name, 0, 1);
+    for _ in 0..count {
+        let parent = arena.add(root, 0, name, 0, 1);
+        arena.add(parent, 0, name, 0, 1);
+    }
+    arena.append_room();
+    arena.holes.extend(holes.iter().map(|at| BASE + at));
+    assert_eq!(found(&mut arena).contexts.len(), 2 * count + 1);
+    arena.reads
+}
+
+#[test]
+fn a_long_list_is_read_in_few_reads() {
+    let reads = reads_of_a_list(5000, 2048, &[]);
+    assert!(reads < 1000, "{reads}");
+}
+
+#[test]
+fn reading_ahead_in_vain_takes_few_reads() {
+    // The contexts are too far from each other, or too near to what cannot be read.
+    let holes: Vec<u64> = (1..).map(|page| page * 32 * 1024 + 16 * 1024).take(5000).collect();
+    for (alignment, holes) in [(2 * ahead::LENGTH, &[][..]), (32 * 1024, &holes)] {
+        let reads = reads_of_a_list(500, alignment, holes);
+        assert!((500..600).contains(&reads), "{reads}");
+    }
 }
 
 /// A memory in which a change happens just before a certain read.
@@ -434,19 +466,27 @@ proptest! {
         contexts in prop::collection::vec((any::<prop::sample::Index>(), 0..2usize, "[ -~]{0,200}", any::<u64>()), 1..60),
         damages in prop::collection::vec(damage(), 0..3),
         hole in prop::option::of(0..20_000u64),
+        has_room in any::<bool>(),
     ) {
         let mut arena = Arena::new();
+        if has_room {
+            arena.append_room();
+        }
         for (parent, context_type, text, total) in contexts {
             let parent = if arena.nodes.is_empty() { 0 } else { arena.nodes[parent.index(arena.nodes.len())] };
             let name = arena.text(&text);
             let ident = if total % 3 == 0 { 0 } else { arena.text(&text[text.len() / 2..]) };
             arena.add(parent, context_type, name, ident, total);
         }
+        if has_room {
+            arena.append_room();
+        }
         for (node, field, value) in damages {
             let to = *arena.nodes.get(value as usize).unwrap_or(&value);
             arena.set(arena.nodes[node % arena.nodes.len()] + 8 * field as u64, to);
         }
-        arena.holes.extend(hole.map(|at| BASE + at));
+        let room = if has_room { ahead::LENGTH as u64 } else { 0 };
+        arena.holes.extend(hole.map(|at| BASE + room + at));
         assert_agrees(&mut arena, &LAYOUT);
     }
 }
