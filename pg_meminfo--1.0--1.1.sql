@@ -21,7 +21,7 @@ LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED COST 10000 ROWS 200;
 COMMENT ON FUNCTION pg_meminfo_contexts(int) IS
 'Memory contexts of one process of the cluster, read from its memory while it goes on running; no rows for any other
 pid. All rows describe one moment. The process is neither stopped nor asked, so a busy one can be read, too. An idle
-process is read in about 0.3 ms, and 1 to 3 ms more for each 1,000 contexts.
+process is read in about 0.2 ms, and 1 to 2 ms more for each 1,000 contexts.
 If the contexts change during all of 20,000 attempts or for two seconds, if there are more than a million, or if the
 kernel does not let the server trace the process, there are no rows, and a WARNING says why. Needs a superuser or a
 member of pg_read_all_stats, because an identifier can be the text of a statement.
@@ -152,20 +152,22 @@ LANGUAGE C VOLATILE STRICT PARALLEL SAFE COST 10000 ROWS 10000;
 COMMENT ON FUNCTION pg_meminfo_history(timestamptz, timestamptz) IS
 'Samples of the cluster''s memory in a range of time, also from before a crash, the oldest first. Needs the library in
 shared_preload_libraries; otherwise, an ERROR says so. Needs a superuser or a member of pg_read_all_stats.
-There is one sample per pg_meminfo.sample_interval, and more while memory is short. As long ago as there are none left
-of these, there is one a minute: that in which the cluster held most. Only the range is read from the files.
+There is one sample for each pg_meminfo.sample_interval, and more while memory is short. For older times, one sample a
+minute is kept: that in which the cluster held most. Only the range is read from the files.
 
 at (time): when the sample was taken
 server_start (time): when the postmaster was started
 processes (number): processes of the cluster, without the logger and those that are just starting
 private (bytes): private memory of these processes together (resident minus shared pages of statm)
 headroom (bytes): what could still be allocated without swapping, within all limits; NULL if unknown
-memory_limit (bytes): the limit that the headroom is below: that of a cgroup, or the size of RAM
-limited_by (text): path of the cgroup with that limit; NULL if it is the machine
+memory_limit (bytes): the limit to which the headroom refers: that of a cgroup, or the size of RAM
+limited_by (text): path of the cgroup with that limit; NULL if it is the RAM of the machine
 oom_kills (number): processes that the OOM killer has killed: counter of the cgroup, or of the machine since it was
   booted; NULL if the kernel does not say
-psi_some_usec (microseconds): time in which some task of the cgroup waited for memory; NULL in version 1
-psi_full_usec (microseconds): time in which all tasks of the cgroup waited for memory; NULL in version 1';
+psi_some_usec (microseconds): time in which some task of the cgroup waited for memory; NULL with cgroup
+  version 1
+psi_full_usec (microseconds): time in which all tasks of the cgroup waited for memory; NULL with cgroup version
+  1';
 
 CREATE VIEW pg_meminfo_history AS
     SELECT h.at, h.server_start, h.processes, h.private, h.headroom, h.memory_limit, h.limited_by, h.oom_kills,
@@ -198,7 +200,8 @@ AS 'MODULE_PATHNAME', 'pg_meminfo_session_history'
 LANGUAGE C VOLATILE STRICT PARALLEL SAFE COST 10000 ROWS 100000;
 COMMENT ON FUNCTION pg_meminfo_session_history(timestamptz, timestamptz) IS
 'The processes of each sample of pg_meminfo_history: the 12 that held most, and of the others the 4 that grew most; of
-the samples that are kept for each minute, 4. Needs what pg_meminfo_history() needs.
+the samples that are kept for each minute, 4. So sums over them are not those of the cluster. Needs the library in
+shared_preload_libraries, and a superuser or a member of pg_read_all_stats.
 
 at (time): when the sample was taken
 pid (identifier): process
@@ -254,8 +257,8 @@ AS 'MODULE_PATHNAME', 'pg_meminfo_incidents'
 LANGUAGE C VOLATILE STRICT PARALLEL SAFE COST 1000 ROWS 100;
 COMMENT ON FUNCTION pg_meminfo_incidents() IS
 'Processes of the cluster that were killed or have crashed, and thresholds that were crossed, the oldest first; kept
-longer than samples. The process and the signal are those of the postmaster''s message, the rest is from the last
-sample before. Needs what pg_meminfo_history() needs.
+longer than samples. The process, the signal and the query are those of the postmaster''s message, the rest is from the
+last sample before. Needs the library in shared_preload_libraries, and a superuser or a member of pg_read_all_stats.
 
 at (time): when it happened
 cause (text): oom kill; possible oom kill if it was SIGKILL and the kernel does not count kills; kill if it was SIGKILL
@@ -264,16 +267,18 @@ cause (text): oom kill; possible oom kill if it was SIGKILL and the kernel does 
   terminate and refusal for what the guard has done, refusal also for pg_meminfo.session_memory_limit
 pid (identifier): process that was killed or crossed the threshold; NULL if it is about all of them
 signal (number): signal that ended it; NULL if none did
-backend_type (text): as in pg_stat_activity; this and what follows is NULL if the process was not in the last sample
+backend_type (text): as in pg_stat_activity; this and the next five columns are NULL if no sample has the process
 datname (text): database
 usename (text): role
 application_name (text): application
 query_start (time): when its query was started
 query_id (identifier): query id
-query (text): its query, as the postmaster or the last sample has it
+query (text): its query, as the postmaster or the last sample has it; NULL if there is none, or
+  pg_meminfo.history_queries is off
 private (bytes): private memory that it held in the last sample; for session memory, cancel and terminate together with
   its parallel workers; for refusal what it had mapped
-growth_per_second (bytes): how fast it had grown within the last 5 seconds before that sample
+growth_per_second (bytes): how fast it had grown within the last 5 seconds before that sample; NULL if only one sample
+  has it
 sampled_at (time): when the last sample was taken; NULL if there was none within a minute
 largest_pid (identifier): process that held most in that sample, which need not be the one that was killed
 largest_application_name (text): its application
@@ -282,7 +287,7 @@ largest_query (text): its query
 processes (number): processes of the cluster in that sample
 cluster_private (bytes): private memory of all of them
 headroom (bytes): what could still be allocated then
-memory_limit (bytes): the limit that the headroom is below
+memory_limit (bytes): the limit to which the headroom refers
 oom_kills (number): processes that the OOM killer has killed from that sample until the recorder went on';
 
 CREATE VIEW pg_meminfo_incidents AS
@@ -316,7 +321,7 @@ AS 'MODULE_PATHNAME', 'pg_meminfo_guard'
 LANGUAGE C VOLATILE STRICT PARALLEL SAFE COST 10 ROWS 1;
 COMMENT ON FUNCTION pg_meminfo_guard() IS
 'What the guard does now: one row. Counters are from the start of the server, or its restart after a crash. Needs
-pg_meminfo in shared_preload_libraries.
+pg_meminfo in shared_preload_libraries, and a superuser or a member of pg_read_all_stats.
 
 recorder_pid (identifier): process that samples memory and runs the guard; NULL if there is none
 guard_action (text): pg_meminfo.guard_action; NULL if nothing is done, because pg_meminfo.min_headroom is -1 or 0, or no
@@ -324,15 +329,16 @@ guard_action (text): pg_meminfo.guard_action; NULL if nothing is done, because p
 min_headroom (bytes): pg_meminfo.min_headroom; NULL as above
 session_memory_limit (bytes): pg_meminfo.session_memory_limit in this session; NULL if there is none
 headroom (bytes): what could still be allocated at the last sample, without swapping
-memory_limit (bytes): the limit that the headroom is below
-is_short (boolean): whether memory is short: since less than min_headroom was left, until a quarter more is; NULL as above
+memory_limit (bytes): the limit to which the headroom refers
+is_short (flag): whether memory is short: since less than min_headroom was left, until a quarter more is; NULL as above
 share (bytes): how much more each session may map now; NULL if sessions are not limited
 limited (number): client backends and parallel workers that are limited so
 shortages (number): how often memory has become short
 refusals (number): ERRORs and FATALs "out of memory" because of session_memory_limit or the share
 cancels (number): statements that the guard has canceled
 terminations (number): sessions that the guard has terminated
-acted_at (time): when a session was last refused memory, canceled or terminated, or memory last became short; NULL if never
+acted_at (time): when a session was last refused memory, canceled or terminated, or memory last became short, as the
+  recorder has noted it; NULL if never
 acted_on (identifier): the process; NULL if it was all of them';
 
 CREATE VIEW pg_meminfo_guard AS

@@ -1,6 +1,7 @@
 //! What is read from a file of statements can be saved, and is the same when it is read again.
 //!
-//! The input is the content of the file without what stands before the entries and the checksum, which would hide the rest.
+//! The input is the content of the file without what stands before the entries and the checksum, which would hide the
+//! rest.
 #![no_main]
 
 use pg_meminfo::model::statements::file::{Statistics, decode, encode};

@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
 
-use crate::model::guard::{Action, End, FLOOR, Guard, Moment, Order, Policy};
+use crate::model::guard::{Action, End, FLOOR, Guard, Moment, Order, Policy, Refusal};
 use crate::pg::{error, settings, signals, this_process};
 
 use super::shared::{Guards, Reason, Slot, guards};
@@ -18,8 +18,8 @@ pub enum Event {
     NoReason,
     /// A session was told to end its statement, or itself.
     Ended(Order),
-    /// A session had so much, in bytes, and was refused more, by the guard or by its own limit.
-    Refused(i32, u64),
+    /// A session was refused more, by the guard or by its own limit.
+    Refused(Refusal),
 }
 
 /// The guard of this server.
@@ -36,6 +36,12 @@ pub struct Controller {
 pub fn exempt() -> HashSet<i32> {
     let Some(guards) = guards() else { return HashSet::new() };
     guards.used().filter(|(_, slot)| slot.is_exempt()).map(|(pid, _)| pid).collect()
+}
+
+/// The refusals since the last call. It is now `at`.
+pub fn take_refusals(at: i64) -> Vec<Event> {
+    let Some(guards) = guards() else { return Vec::new() };
+    guards.take_refusals().inspect(|refusal| acted(guards, at, refusal.pid)).map(Event::Refused).collect()
 }
 
 /// Gives all sessions the limits that they have without the guard.
@@ -63,20 +69,14 @@ impl Controller {
     pub fn run(&mut self, moment: &Moment) -> Vec<Event> {
         let Some(guards) = guards() else { return Vec::new() };
         let mut events = Vec::new();
-        for (pid, slot) in guards.used() {
-            if let Some(mapped) = slot.take_refusal() {
-                acted(guards, moment.at, pid);
-                events.push(Event::Refused(pid, mapped));
-            }
-        }
         let min_headroom = settings::guard::min_headroom(moment.limit);
         guards.headroom.store(moment.headroom, Ordering::Relaxed);
         guards.limit.store(moment.limit, Ordering::Relaxed);
-        guards.min_headroom.store(min_headroom.unwrap_or(0), Ordering::Relaxed);
-        let Some(min_headroom) = min_headroom.filter(|&bytes| bytes > 0) else {
+        let Some(min_headroom) = min_headroom else {
             self.turn_off(guards);
             return events;
         };
+        guards.min_headroom.store(min_headroom, Ordering::Relaxed);
         let action = settings::guard::guard_action();
         guards.action.store(action, Ordering::Relaxed);
         let action = match action {
@@ -96,7 +96,7 @@ impl Controller {
         }
         match decision.share {
             Some(share) => self.limit(guards, share, moment),
-            None => self.lift(guards),
+            None => self.end_brake(guards),
         }
         guards.is_short.store(self.guard.is_short(), Ordering::Relaxed);
         if decision.has_no_reason {
@@ -132,7 +132,7 @@ impl Controller {
         self.limited = limited;
     }
 
-    fn lift(&mut self, guards: &Guards) {
+    fn end_brake(&mut self, guards: &Guards) {
         if self.limited.is_empty() && guards.share.load(Ordering::SeqCst) == 0 {
             return;
         }
@@ -144,9 +144,10 @@ impl Controller {
     }
 
     fn turn_off(&mut self, guards: &Guards) {
-        self.lift(guards);
+        self.end_brake(guards);
         self.guard = Guard::default();
         guards.is_short.store(false, Ordering::Relaxed);
+        guards.min_headroom.store(0, Ordering::Relaxed);
     }
 
     /// The headroom is not known now. Limits stay, unless there are to be none.

@@ -97,6 +97,8 @@ fn explain_end(report: &mut Report, count: fn(&Guards) -> &AtomicU64) {
 }
 
 fn explain_refusal(report: &mut Report) {
+    // A parallel worker that builds an index plans and executes nothing.
+    session::join_leader();
     let (Some(slot), Some(guards), Some(mapped)) = (session::slot(), guards(), data_limit::own_mapped()) else {
         return;
     };
@@ -135,8 +137,7 @@ fn explain_refusal(report: &mut Report) {
     } else {
         c"Lower work_mem, process fewer rows at a time, or raise pg_meminfo.session_memory_limit."
     });
-    slot.keep_refusal(mapped);
-    guards.refusals.fetch_add(1, Ordering::Relaxed);
+    guards.keep_refusal(mapped);
 }
 
 /// The first number in a text: of the detail of "out of memory", the size that was requested, in any language.

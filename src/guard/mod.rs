@@ -20,6 +20,6 @@ pub fn install() {
     authentication::install(session::attach);
     transactions::before_commit(session::lift);
     hooks::before_rollback(session::lift);
-    hooks::before_first(session::before_statement);
+    hooks::before_next(session::before_statement);
     log_hook::edit(message::edit);
 }

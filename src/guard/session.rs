@@ -1,7 +1,7 @@
 //! What a session does for the guard: it keeps its own limit, and obeys only orders that mean its statement.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use crate::model::guard::End;
 use crate::pg::{backend_status, hooks, settings, signals, this_process, transactions};
@@ -33,13 +33,13 @@ fn take(limit: Option<u64>) {
         && SLOT.set(slot).is_ok()
     {
         guards.apply(slot);
-        this_process::at_exit(leave);
+        this_process::at_exit(lift);
+        this_process::at_last(leave);
     }
 }
 
-/// The process exits. Its pid can be that of another one soon.
+/// The process leaves shared memory. Its pid can be that of another one soon.
 fn leave() {
-    lift();
     if let Some(slot) = slot() {
         slot.leave();
     }
@@ -61,6 +61,16 @@ pub fn lift() {
 fn lower() {
     if let Some((slot, guards)) = slot().zip(guards()) {
         guards.lower(slot);
+        lift_before_temporary_tables_go();
+    }
+}
+
+/// When a session exits, it undoes its transaction before it removes its temporary tables, and that is before what has
+/// been registered earlier.
+fn lift_before_temporary_tables_go() {
+    static IS_REGISTERED: AtomicBool = AtomicBool::new(false);
+    if this_process::has_temporary_tables() && !IS_REGISTERED.swap(true, Ordering::Relaxed) {
+        this_process::at_exit(lift);
     }
 }
 
@@ -69,7 +79,14 @@ fn lower() {
 pub fn before_statement() {
     match slot() {
         Some(_) => lower(),
-        None => limit_worker(settings::guard::session_memory_limit()),
+        None => join_leader(),
+    }
+}
+
+/// A parallel worker of a session gets a slot, unless it has one.
+pub fn join_leader() {
+    if slot().is_none() {
+        limit_worker(settings::guard::session_memory_limit());
     }
 }
 
@@ -91,6 +108,7 @@ pub fn limit_to(limit: Option<u64>) {
         Some((slot, guards)) => {
             slot.set_base(guards.base(limit));
             guards.apply(slot);
+            lift_before_temporary_tables_go();
         }
         None => limit_worker(limit),
     }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU32, 
 
 use core::ffi::CStr;
 
-use crate::model::guard::{End, FLOOR};
+use crate::model::guard::{End, FLOOR, Refusal};
 use crate::pg::{shared_memory, this_process};
 use crate::proc::data_limit::{self, UNLIMITED};
 
@@ -38,6 +38,17 @@ pub struct Guards {
     /// When it last acted, in microseconds since the Unix epoch; 0 if never. Then on whom; 0 if on all.
     pub acted_at: AtomicI64,
     pub acted_on: AtomicI32,
+    /// The refusals of which the recorder has not taken note yet. They outlive the processes, because a client often
+    /// disconnects at an ERROR.
+    last_refusals: [RefusalPlace; 64],
+}
+
+/// Place for a [`Refusal`].
+#[derive(Debug)]
+struct RefusalPlace {
+    /// 0 if there is none.
+    packed: AtomicU64,
+    statement: AtomicI64,
 }
 
 /// What a process tells the guard, and what the guard tells it.
@@ -52,8 +63,6 @@ pub struct Slot {
     is_lifted: AtomicBool,
     is_exempt: AtomicBool,
     order: OrderSlot,
-    /// What it had when it was last refused more, in bytes. 0 once the recorder has taken note.
-    refused: AtomicU64,
 }
 
 /// The last order that a session has got.
@@ -110,7 +119,8 @@ pub fn guards() -> Option<&'static Guards> {
 impl Guards {
     /// The slots of all processes.
     fn slots(&self) -> &[Slot] {
-        let first = std::ptr::from_ref(self).wrapping_add(1).cast::<Slot>();
+        // Not from `self`, which is a reference to less memory.
+        let first = MEMORY.load(Ordering::Acquire).wrapping_add(1).cast::<Slot>();
         // SAFETY: the slots follow within the memory that was requested. They consist of atomics, for which zeros are
         // valid.
         unsafe { std::slice::from_raw_parts(first, self.slots) }
@@ -119,6 +129,24 @@ impl Guards {
     /// The slots that are in use, with the pids of their processes.
     pub fn used(&self) -> impl Iterator<Item = (i32, &Slot)> {
         self.slots().iter().map(|slot| (slot.pid.load(Ordering::Acquire), slot)).filter(|&(pid, _)| pid != 0)
+    }
+
+    /// This process has been refused more than this, in bytes.
+    pub fn keep_refusal(&self, mapped: u64) {
+        let nth = self.refusals.fetch_add(1, Ordering::SeqCst) as usize % self.last_refusals.len();
+        let refusal = Refusal { pid: this_process::pid(), mapped, statement: this_process::statement_start() };
+        let place = &self.last_refusals[nth];
+        place.statement.store(refusal.statement, Ordering::SeqCst);
+        place.packed.store(refusal.pack(), Ordering::SeqCst);
+    }
+
+    /// The refusals since the last call, but not more than have a place.
+    pub fn take_refusals(&self) -> impl Iterator<Item = Refusal> {
+        // Nearly always there is none.
+        let is_used = |place: &&RefusalPlace| place.packed.load(Ordering::SeqCst) != 0;
+        self.last_refusals.iter().filter(is_used).filter_map(|place| {
+            Refusal::unpack(place.packed.swap(0, Ordering::SeqCst), place.statement.load(Ordering::SeqCst))
+        })
     }
 
     /// Takes the slot of this process, with its limit. `None` if it has none.
@@ -130,7 +158,6 @@ impl Guards {
         slot.brake.store(if is_limited { share.max(FLOOR) } else { 0 }, Ordering::SeqCst);
         slot.is_exempt.store(is_exempt, Ordering::SeqCst);
         slot.order.statement.store(0, Ordering::SeqCst);
-        slot.refused.store(0, Ordering::SeqCst);
         slot.is_lifted.store(false, Ordering::SeqCst);
         slot.base.store(self.base(limit), Ordering::SeqCst);
         slot.pid.store(this_process::pid(), Ordering::SeqCst);
@@ -263,18 +290,6 @@ impl Slot {
     pub fn has_order(&self, statement: i64, end: End) -> bool {
         self.order.statement.load(Ordering::SeqCst) == statement
             && self.order.is_to_terminate.load(Ordering::SeqCst) == (end == End::Terminate)
-    }
-
-    /// This process has been refused more than this, in bytes.
-    pub fn keep_refusal(&self, mapped: u64) {
-        self.refused.store(mapped.max(1), Ordering::SeqCst);
-    }
-
-    /// More than what it has been refused since the last call, in bytes. `None` if it has not.
-    pub fn take_refusal(&self) -> Option<u64> {
-        // Nearly always there is none.
-        let refused = if self.refused.load(Ordering::SeqCst) == 0 { 0 } else { self.refused.swap(0, Ordering::SeqCst) };
-        (refused != 0).then_some(refused)
     }
 
     /// Why the last order was given.

@@ -43,8 +43,36 @@ pub enum Action {
     /// Cancel the statement of the session that holds most.
     #[default]
     Cancel,
-    /// Terminate that session if it does not obey.
+    /// Terminate that session if it does not obey, or is idle.
     Terminate,
+}
+
+/// A process was refused more memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The pid, below 2^22: `PID_MAX_LIMIT` of Linux.
+    pub pid: i32,
+    /// What it had mapped, in bytes.
+    pub mapped: u64,
+    /// When its statement was started.
+    pub statement: i64,
+}
+
+/// The lowest bit of what a packed refusal has above the pid.
+const ABOVE_PID: u64 = 1 << 22;
+
+impl Refusal {
+    /// Its pid and what it had mapped, as one value for an atomic, which is never 0. What was mapped is rounded down to
+    /// kB, as the kernel shows it.
+    pub fn pack(self) -> u64 {
+        self.mapped / 1024 * ABOVE_PID + u64::from(self.pid.unsigned_abs())
+    }
+
+    /// What was packed, of this statement. `None` if it is 0.
+    pub fn unpack(packed: u64, statement: i64) -> Option<Self> {
+        let (pid, mapped) = ((packed % ABOVE_PID) as i32, packed / ABOVE_PID * 1024);
+        (packed != 0).then_some(Refusal { pid, mapped, statement })
+    }
 }
 
 /// What the settings say.
@@ -130,8 +158,10 @@ pub struct Decision {
 pub struct Guard {
     is_short: bool,
     has_said_no_reason: bool,
-    /// The last order, and when it was given.
-    last: Option<(i64, Order)>,
+    /// When the last order was given.
+    last: Option<i64>,
+    /// What processes were told: the statement that was meant, and how it was to end.
+    told: HashMap<i32, (i64, End)>,
     /// What each process held in the sample before.
     previous: HashMap<i32, u64>,
     /// What each process held when growth began to count, for now and for the time after that.
@@ -171,7 +201,8 @@ impl Guard {
         if action >= Action::Cancel && moment.headroom < min_headroom / 2 {
             match self.choose(action, moment) {
                 Choice::Order(order) => {
-                    self.last = Some((moment.at, order));
+                    self.last = Some(moment.at);
+                    self.told.insert(order.pid, (order.statement, order.end));
                     decision.order = Some(order);
                 }
                 Choice::NoReason => decision.has_no_reason = !std::mem::replace(&mut self.has_said_no_reason, true),
@@ -201,7 +232,7 @@ impl Guard {
 
     fn choose(&self, action: Action, moment: &Moment) -> Choice {
         // If the clock is set back, the grace is over.
-        if self.last.is_some_and(|(at, _)| (at..at + GRACE).contains(&moment.at)) {
+        if self.last.is_some_and(|at| (at..at + GRACE).contains(&moment.at)) {
             return Choice::Wait;
         }
         let mut groups: HashMap<i32, Group> = HashMap::new();
@@ -224,11 +255,11 @@ impl Guard {
         let with_leader = |group: &Group| Some((*group, group.leader.filter(can_be_ended)?));
         let weight = |(group, leader): &(Group, Member)| (group.held + group.growth, Reverse(leader.pid));
         let Some((group, leader)) = reasons.filter_map(with_leader).max_by_key(weight) else { return Choice::Wait };
-        let is_meant = |&(_, last): &(i64, Order)| (last.pid, last.statement) == (leader.pid, leader.statement);
-        let end = match self.last.filter(is_meant) {
+        let told = self.told.get(&leader.pid).filter(|(statement, _)| *statement == leader.statement);
+        let end = match told {
             None if leader.is_active => End::Cancel,
             None => End::Terminate,
-            Some((_, last)) if last.end == End::Cancel && action == Action::Terminate => End::Terminate,
+            Some((_, End::Cancel)) if action == Action::Terminate => End::Terminate,
             // It has been told. While it holds most, ending others would not help.
             Some(_) => return Choice::Wait,
         };
@@ -238,6 +269,7 @@ impl Guard {
     fn remember(&mut self, moment: &Moment) {
         let held = || moment.members.iter().map(|member| (member.pid, member.private)).collect();
         self.previous = held();
+        self.told.retain(|pid, _| self.previous.contains_key(pid));
         if !(self.next_base.0..self.next_base.0 + GROWTH_OVER).contains(&moment.at) {
             self.base = std::mem::replace(&mut self.next_base, (moment.at, held())).1;
         }
@@ -249,7 +281,7 @@ enum Choice {
     Order(Order),
     /// The one has been told, or cannot be ended.
     Wait,
-    /// Nobody holds enough.
+    /// Nobody who may be ended holds enough.
     NoReason,
 }
 

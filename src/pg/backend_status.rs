@@ -218,7 +218,14 @@ pub fn role_name(role: u32) -> Option<Vec<u8>> {
     owned(unsafe { pg_sys::GetUserNameFromId(role.into(), is_missing_ok) })
 }
 
-fn owned(name: *const c_char) -> Option<Vec<u8>> {
-    // SAFETY: it is null, or a text that was allocated for us.
-    (!name.is_null()).then(|| unsafe { CStr::from_ptr(name) }.to_bytes().to_vec())
+/// A copy of a name that was allocated for us. It is freed, for a call asks for very many of them.
+fn owned(name: *mut c_char) -> Option<Vec<u8>> {
+    if name.is_null() {
+        return None;
+    }
+    // SAFETY: it ends with a NUL.
+    let copy = unsafe { CStr::from_ptr(name) }.to_bytes().to_vec();
+    // SAFETY: nobody else has it.
+    unsafe { pg_sys::pfree(name.cast()) };
+    Some(copy)
 }

@@ -47,6 +47,8 @@ fn write<const N: usize>(field: &mut [c_char; N], text: &CStr) {
 pub fn run<W: Work>() {
     handle(libc::SIGTERM, end);
     handle(libc::SIGHUP, reload);
+    // It executes no statement that could be canceled.
+    handle(libc::SIGINT, ignore);
     // SAFETY: the handlers are there.
     unsafe { pg_sys::BackgroundWorkerUnblockSignals() };
     // SAFETY: no database and the bootstrap user: only what is shared by all databases can be used.
@@ -92,6 +94,8 @@ extern "C" fn end(_: c_int) {
     IS_ENDING.store(true, Ordering::Relaxed);
     wake();
 }
+
+extern "C" fn ignore(_: c_int) {}
 
 extern "C" fn reload(_: c_int) {
     IS_TO_RELOAD.store(true, Ordering::Relaxed);

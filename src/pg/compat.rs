@@ -51,8 +51,8 @@ pub const MAGIC: pg_sys::Pg_magic_struct = pg_sys::Pg_magic_struct {
     version: concat!(env!("PG_MEMINFO_VERSION"), "\0").as_ptr().cast(),
 };
 
-/// A type of memory contexts: its name in pg_backend_memory_contexts, its node tag, and a function that creates a context
-/// below another, with blocks of this size.
+/// A type of memory contexts: its name in pg_backend_memory_contexts, its node tag, and a function that creates a
+/// context below another, with blocks of this size.
 pub type CreatableContextType =
     (&'static str, pg_sys::NodeTag, fn(pg_sys::MemoryContext, usize) -> pg_sys::MemoryContext);
 
@@ -136,7 +136,8 @@ unsafe extern "C-unwind" {
     ) -> *mut pg_sys::PlannedStmt;
 }
 
-/// Utility statements that can take long, and much memory. CALL and DO are not among them, because what they execute counts.
+/// Utility statements that can take long, and much memory. CALL and DO are not among them, because what they execute
+/// counts.
 pub const COSTLY_UTILITIES: &[pg_sys::NodeTag] = &[
     pg_sys::NodeTag::T_AlterTableStmt,
     #[cfg(not(feature = "pg19"))]

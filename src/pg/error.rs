@@ -63,8 +63,14 @@ fn printable(path: &Path) -> String {
 /// the process instead, and the postmaster would restart the whole cluster.
 pub fn reserve<T>(vec: &mut Vec<T>, additional: usize) {
     if vec.try_reserve(additional).is_err() {
-        raise(PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY, "out of memory", None);
+        raise_out_of_memory();
     }
+}
+
+/// Raises the ERROR for a lack of memory.
+#[track_caller]
+pub fn raise_out_of_memory() -> ! {
+    raise(PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY, "out of memory", None)
 }
 
 /// Emits a WARNING.
@@ -92,8 +98,8 @@ pub fn log_file(path: &Path, what: &str, source: &io::Error) {
     log(format!("{what} \"{}\": {source}", printable(path)), None);
 }
 
-/// Writes to the log that a panic, or an ERROR of Postgres, has been caught that must not fail the statement. Removes the
-/// ERROR from Postgres's stack of errors.
+/// Writes to the log that a panic, or an ERROR of Postgres, has been caught that must not fail the statement. Removes
+/// the ERROR from Postgres's stack of errors.
 pub fn forget(consequence: &str) {
     // SAFETY: whoever handles another ERROR at this moment has copied it before.
     unsafe { pg_sys::FlushErrorState() };

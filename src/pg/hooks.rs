@@ -2,13 +2,15 @@
 //!
 //! # An exception to the rules of this boundary
 //!
-//! These functions call the next one of their kind by a pointer, and the standard functions by declarations of our own. An
-//! ERROR in there is a longjmp that skips these frames. That is sound because they are plain: they own nothing that has a
-//! destructor, and do nothing but call. pgrx's guards, which every other call has, would cost 89 ns for each statement and
-//! some microseconds for each ERROR. What an [`Observer`] does stands before and after such a call, never around it.
+//! These functions call the next one of their kind by a pointer, and the standard functions by declarations of our own.
+//! An ERROR in there is a longjmp that skips these frames. That is sound because they are plain: they own nothing that
+//! has a destructor, and do nothing but call. pgrx's guards, which every other call has, would cost 89 ns for each
+//! statement and some microseconds for each ERROR. What an [`Observer`] does stands before and after such a call, never
+//! around it.
 #![allow(ffi_unwind_calls)]
 
 use core::ffi::{CStr, c_char, c_int};
+use std::cell::Cell;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -19,7 +21,7 @@ use super::compat;
 
 /// Is told what happens. None of these functions may unwind. If an ERROR ends a call, only its beginning is told.
 pub trait Observer: 'static {
-    /// Whether anything is to be told.
+    /// Whether anything is to be told. Once it is not, this is not asked again until [`watch`] is called.
     fn is_watching() -> bool;
     /// The planner starts.
     fn planner_starts(planning: &Planning);
@@ -50,6 +52,9 @@ pub struct Text {
 }
 
 impl Text {
+    /// No text.
+    pub const NONE: Text = Text { start: core::ptr::null(), location: 0, length: 0 };
+
     /// Copies at most `max` bytes of it. `None` if there is no text.
     ///
     /// # Safety
@@ -74,7 +79,9 @@ impl Text {
     }
 
     /// Whether it is still valid while an ERROR in the statement that starts now is handled. It is if it belongs to the
-    /// client's message, or to the portal that is being executed. Others may be freed by whoever catches the ERROR first.
+    /// client's message, or to the portal that is being executed. Others may be freed by whoever catches the ERROR
+    /// first.
+    #[inline]
     pub fn outlives_error(self) -> bool {
         // SAFETY: a plain variable.
         let of_client = unsafe { pg_sys::debug_query_string };
@@ -190,15 +197,31 @@ impl Utility {
     }
 
     /// Whether it is not to be followed: if it only prepares or executes another statement, which counts itself, as in
-    /// pg_stat_statements; and if it controls a transaction, because it needs nothing then, and in a failed transaction nobody
-    /// would be told of an ERROR in it.
+    /// pg_stat_statements; and if it controls a transaction, because it needs nothing then, and in a failed transaction
+    /// nobody would be told of an ERROR in it.
     pub fn is_transparent(&self) -> bool {
         matches!(self.tag, NodeTag::T_ExecuteStmt | NodeTag::T_PrepareStmt | NodeTag::T_TransactionStmt)
     }
 
-    /// Whether it controls a transaction.
-    pub fn is_transaction_control(&self) -> bool {
-        self.tag == NodeTag::T_TransactionStmt
+    /// Whether it can end a transaction, or undo a part of it.
+    pub fn may_end_transaction(&self) -> bool {
+        use pg_sys::TransactionStmtKind as Kind;
+        if self.tag != NodeTag::T_TransactionStmt {
+            return false;
+        }
+        // SAFETY: Postgres passes a valid statement.
+        let node = unsafe { (*self.statement).utilityStmt };
+        // SAFETY: the tag says that it is one.
+        let kind = unsafe { (*node.cast::<pg_sys::TransactionStmt>()).kind };
+        matches!(
+            kind,
+            Kind::TRANS_STMT_COMMIT
+                | Kind::TRANS_STMT_COMMIT_PREPARED
+                | Kind::TRANS_STMT_PREPARE
+                | Kind::TRANS_STMT_ROLLBACK
+                | Kind::TRANS_STMT_ROLLBACK_PREPARED
+                | Kind::TRANS_STMT_ROLLBACK_TO
+        )
     }
 
     /// Whether it can take long.
@@ -241,76 +264,135 @@ unsafe extern "C-unwind" {
     );
 }
 
-// The functions that come next: another extension's, or the standard ones.
-static NEXT_START: OnceLock<ExecutorStart> = OnceLock::new();
-static NEXT_RUN: OnceLock<compat::ExecutorRun> = OnceLock::new();
-static NEXT_FINISH: OnceLock<ExecutorFinish> = OnceLock::new();
-static NEXT_END: OnceLock<ExecutorFinish> = OnceLock::new();
-static NEXT_UTILITY: OnceLock<ProcessUtility> = OnceLock::new();
-static NEXT_PLANNER: OnceLock<compat::Planner> = OnceLock::new();
+/// What the hooks look at for every statement. It is one cache line, because between two statements of a session so
+/// much else runs that each line has to be fetched again.
+#[repr(align(64))]
+struct Line {
+    // The functions that come next: another extension's, or the standard ones.
+    start: Cell<ExecutorStart>,
+    run: Cell<compat::ExecutorRun>,
+    finish: Cell<ExecutorFinish>,
+    end: Cell<ExecutorFinish>,
+    utility: Cell<ProcessUtility>,
+    planner: Cell<compat::Planner>,
+    /// The observer may want to be told.
+    is_watched: AtomicBool,
+    /// The function of [`before_next`] is to be called.
+    is_due: AtomicBool,
+}
 
-/// Lets an observer be told from now on, in this process and all that it forks. Called once, when the postmaster loads the
-/// library.
+const _: () = assert!(size_of::<Line>() == 64);
+
+// SAFETY: only the main thread uses the functions, and the postmaster sets them before it forks.
+unsafe impl Sync for Line {}
+
+// Otherwise the compiler makes a variable of each field, anywhere.
+#[used]
+static LINE: Line = Line {
+    start: Cell::new(standard_ExecutorStart),
+    run: Cell::new(compat::standard_ExecutorRun),
+    finish: Cell::new(standard_ExecutorFinish),
+    end: Cell::new(standard_ExecutorEnd),
+    utility: Cell::new(standard_ProcessUtility),
+    planner: Cell::new(compat::standard_planner),
+    is_watched: AtomicBool::new(false),
+    is_due: AtomicBool::new(false),
+};
+
+impl Line {
+    /// Whether there is nothing to do but to call the next function.
+    #[inline(always)]
+    fn is_idle(&self) -> bool {
+        !self.is_watched.load(Ordering::Relaxed) && !self.is_due.load(Ordering::Relaxed)
+    }
+}
+
+/// Lets an observer be told from now on, in this process and all that it forks. Called once, when the postmaster loads
+/// the library.
 pub fn install<O: Observer>() {
     macro_rules! chain {
-        ($hook:ident, $next:ident, $standard:path, $ours:path) => {
+        ($hook:ident, $next:ident, $ours:path) => {
             // SAFETY: a plain variable, which only the main thread uses.
-            let previous = unsafe { pg_sys::$hook };
-            $next.set(previous.unwrap_or($standard)).expect("the hooks are installed once");
+            if let Some(previous) = unsafe { pg_sys::$hook } {
+                LINE.$next.set(previous);
+            }
             // SAFETY: as above.
             unsafe { pg_sys::$hook = Some($ours) };
         };
     }
-    chain!(ExecutorStart_hook, NEXT_START, standard_ExecutorStart, executor_start::<O>);
-    chain!(ExecutorRun_hook, NEXT_RUN, compat::standard_ExecutorRun, executor_run::<O>);
-    chain!(ExecutorFinish_hook, NEXT_FINISH, standard_ExecutorFinish, executor_finish::<O>);
-    chain!(ExecutorEnd_hook, NEXT_END, standard_ExecutorEnd, executor_end::<O>);
-    chain!(ProcessUtility_hook, NEXT_UTILITY, standard_ProcessUtility, process_utility::<O>);
-    chain!(planner_hook, NEXT_PLANNER, compat::standard_planner, plan::<O>);
+    chain!(ExecutorStart_hook, start, executor_start::<O>);
+    chain!(ExecutorRun_hook, run, executor_run::<O>);
+    chain!(ExecutorFinish_hook, finish, executor_finish::<O>);
+    chain!(ExecutorEnd_hook, end, executor_end::<O>);
+    chain!(ProcessUtility_hook, utility, process_utility::<O>);
+    chain!(planner_hook, planner, plan::<O>);
+}
+
+/// The observer wants to be told from now on, as long as it says so when it is asked.
+pub fn watch() {
+    LINE.is_watched.store(true, Ordering::Relaxed);
+}
+
+/// Whether the observer is to be told.
+#[inline(always)]
+fn is_watching<O: Observer>() -> bool {
+    if !LINE.is_watched.load(Ordering::Relaxed) {
+        return false;
+    }
+    let is_watching = O::is_watching();
+    if !is_watching {
+        LINE.is_watched.store(false, Ordering::Relaxed);
+    }
+    is_watching
 }
 
 static BEFORE_NEXT: OnceLock<fn()> = OnceLock::new();
-static IS_DUE: AtomicBool = AtomicBool::new(false);
 static BEFORE_ROLLBACK: OnceLock<fn()> = OnceLock::new();
 
 /// Lets a function be called before what is planned or executed first in each process, and whenever it is due again. It
 /// must not unwind. Called once, when the postmaster loads the library.
-pub fn before_first(run: fn()) {
+pub fn before_next(run: fn()) {
     BEFORE_NEXT.set(run).expect("called once");
     call_before_next();
 }
 
 /// That function is due again.
 pub fn call_before_next() {
-    IS_DUE.store(true, Ordering::Relaxed);
+    LINE.is_due.store(true, Ordering::Relaxed);
 }
 
-/// Lets a function be called before a statement that may end a transaction is executed. It must not unwind. Called once,
-/// when the postmaster loads the library.
+/// Lets a function be called before a statement is executed that can end a transaction or undo a part of it. It must
+/// not unwind. Called once, when the postmaster loads the library.
 pub fn before_rollback(run: fn()) {
     BEFORE_ROLLBACK.set(run).expect("called once");
 }
 
 #[inline]
 fn call_if_due() {
-    if IS_DUE.load(Ordering::Relaxed) {
-        IS_DUE.store(false, Ordering::Relaxed);
+    if LINE.is_due.load(Ordering::Relaxed) {
+        LINE.is_due.store(false, Ordering::Relaxed);
         BEFORE_NEXT.get().inspect(|run| run());
     }
 }
 
-fn next<F: Copy>(next: &OnceLock<F>) -> F {
-    *next.get().expect("the hooks are installed")
+unsafe extern "C-unwind" fn executor_start<O: Observer>(query: *mut pg_sys::QueryDesc, flags: c_int) {
+    if LINE.is_idle() {
+        // SAFETY: the arguments are those of Postgres.
+        return unsafe { (LINE.start.get())(query, flags) };
+    }
+    // SAFETY: as above.
+    starting::<O>(query, || unsafe { (LINE.start.get())(query, flags) });
 }
 
-unsafe extern "C-unwind" fn executor_start<O: Observer>(query: *mut pg_sys::QueryDesc, flags: c_int) {
+/// Calls the executor, which starts a query. The closure is as plain as the hooks.
+#[inline(always)]
+fn starting<O: Observer>(query: *mut pg_sys::QueryDesc, start: impl FnOnce()) {
     call_if_due();
-    let is_watching = O::is_watching();
+    let is_watching = is_watching::<O>();
     if is_watching {
         O::executor_starts(&Query(query));
     }
-    // SAFETY: the arguments are those of Postgres.
-    unsafe { next(&NEXT_START)(query, flags) };
+    start();
     if is_watching {
         O::executor_pauses(&Query(query));
     }
@@ -323,8 +405,12 @@ unsafe extern "C-unwind" fn executor_run<O: Observer>(
     count: u64,
     execute_once: bool,
 ) {
-    // SAFETY: the arguments are those of Postgres.
-    running::<O>(query, count, || unsafe { next(&NEXT_RUN)(query, direction, count, execute_once) });
+    if LINE.is_idle() {
+        // SAFETY: the arguments are those of Postgres.
+        return unsafe { (LINE.run.get())(query, direction, count, execute_once) };
+    }
+    // SAFETY: as above.
+    running::<O>(query, count, || unsafe { (LINE.run.get())(query, direction, count, execute_once) });
 }
 
 #[cfg(not(any(feature = "pg15", feature = "pg16", feature = "pg17")))]
@@ -333,13 +419,21 @@ unsafe extern "C-unwind" fn executor_run<O: Observer>(
     direction: pg_sys::ScanDirection::Type,
     count: u64,
 ) {
-    // SAFETY: the arguments are those of Postgres.
-    running::<O>(query, count, || unsafe { next(&NEXT_RUN)(query, direction, count) });
+    if LINE.is_idle() {
+        // SAFETY: the arguments are those of Postgres.
+        return unsafe { (LINE.run.get())(query, direction, count) };
+    }
+    // SAFETY: as above.
+    running::<O>(query, count, || unsafe { (LINE.run.get())(query, direction, count) });
 }
 
 unsafe extern "C-unwind" fn executor_finish<O: Observer>(query: *mut pg_sys::QueryDesc) {
-    // SAFETY: the arguments are those of Postgres.
-    running::<O>(query, ALL_ROWS, || unsafe { next(&NEXT_FINISH)(query) });
+    if LINE.is_idle() {
+        // SAFETY: the arguments are those of Postgres.
+        return unsafe { (LINE.finish.get())(query) };
+    }
+    // SAFETY: as above.
+    running::<O>(query, ALL_ROWS, || unsafe { (LINE.finish.get())(query) });
 }
 
 /// The number of rows that stands for all of them.
@@ -348,7 +442,8 @@ const ALL_ROWS: u64 = 0;
 /// Calls the executor, which runs a query until it has returned `count` rows. The closure is as plain as the hooks.
 #[inline(always)]
 fn running<O: Observer>(query: *mut pg_sys::QueryDesc, count: u64, run: impl FnOnce()) {
-    let is_watching = O::is_watching();
+    call_if_due();
+    let is_watching = is_watching::<O>();
     if is_watching {
         O::executor_resumes(&Query(query));
     }
@@ -361,11 +456,15 @@ fn running<O: Observer>(query: *mut pg_sys::QueryDesc, count: u64, run: impl FnO
 }
 
 unsafe extern "C-unwind" fn executor_end<O: Observer>(query: *mut pg_sys::QueryDesc) {
-    if O::is_watching() {
+    if LINE.is_idle() {
+        // SAFETY: the arguments are those of Postgres.
+        return unsafe { (LINE.end.get())(query) };
+    }
+    if is_watching::<O>() {
         O::executor_ends(&Query(query));
     }
     // SAFETY: the arguments are those of Postgres.
-    unsafe { next(&NEXT_END)(query) };
+    unsafe { (LINE.end.get())(query) };
 }
 
 unsafe extern "C-unwind" fn process_utility<O: Observer>(
@@ -380,17 +479,16 @@ unsafe extern "C-unwind" fn process_utility<O: Observer>(
 ) {
     call_if_due();
     let utility = Utility::new(statement, text);
-    if utility.is_transaction_control() {
+    if utility.may_end_transaction() {
         BEFORE_ROLLBACK.get().inspect(|run| run());
     }
-    let is_watching = O::is_watching() && !utility.is_transparent();
+    let is_watching = is_watching::<O>() && !utility.is_transparent();
     if is_watching {
         O::utility_starts(&utility);
     }
+    let next = LINE.utility.get();
     // SAFETY: the arguments are those of Postgres.
-    unsafe {
-        next(&NEXT_UTILITY)(statement, text, is_read_only, context, parameters, environment, destination, completion)
-    };
+    unsafe { next(statement, text, is_read_only, context, parameters, environment, destination, completion) };
     if is_watching {
         O::utility_ended(&utility);
     }
@@ -404,7 +502,7 @@ unsafe extern "C-unwind" fn plan<O: Observer>(
     parameters: pg_sys::ParamListInfo,
 ) -> *mut pg_sys::PlannedStmt {
     // SAFETY: the arguments are those of Postgres.
-    planning::<O>(parse, text, || unsafe { next(&NEXT_PLANNER)(parse, text, options, parameters) })
+    planning::<O>(parse, text, || unsafe { (LINE.planner.get())(parse, text, options, parameters) })
 }
 
 #[cfg(feature = "pg19")]
@@ -416,7 +514,7 @@ unsafe extern "C-unwind" fn plan<O: Observer>(
     explain: *mut pg_sys::ExplainState,
 ) -> *mut pg_sys::PlannedStmt {
     // SAFETY: the arguments are those of Postgres.
-    planning::<O>(parse, text, || unsafe { next(&NEXT_PLANNER)(parse, text, options, parameters, explain) })
+    planning::<O>(parse, text, || unsafe { (LINE.planner.get())(parse, text, options, parameters, explain) })
 }
 
 /// Calls the planner. The closure is as plain as the hooks.
@@ -428,7 +526,7 @@ fn planning<O: Observer>(
 ) -> *mut pg_sys::PlannedStmt {
     call_if_due();
     let planning = Planning { parse, text };
-    let is_watching = O::is_watching();
+    let is_watching = is_watching::<O>();
     if is_watching {
         O::planner_starts(&planning);
     }
@@ -439,10 +537,17 @@ fn planning<O: Observer>(
     planned
 }
 
-/// Lets Postgres compute query ids, unless compute_query_id forbids it.
+static HAS_ENABLED_IDS: AtomicBool = AtomicBool::new(false);
+
+/// Lets Postgres compute query ids from now on, unless compute_query_id forbids it.
 pub fn enable_query_ids() {
     // SAFETY: sets a variable.
     unsafe { pg_sys::EnableQueryId() };
+    if !HAS_ENABLED_IDS.swap(true, Ordering::Relaxed) {
+        // Plans that were made before have none.
+        // SAFETY: it marks them, so that they are analyzed again before they are used.
+        unsafe { pg_sys::ResetPlanCache() };
+    }
 }
 
 /// Where an ERROR would go on: the address of the buffer of the innermost sigsetjmp().
@@ -470,6 +575,7 @@ pub fn activity() -> Option<Vec<u8>> {
 }
 
 /// The query id that pg_stat_activity shows for this process.
+#[cold]
 pub fn reported_query_id() -> i64 {
     // SAFETY: reads this process's entry in shared memory.
     (unsafe { pg_sys::pgstat_get_my_query_id() }) as i64

@@ -10,7 +10,11 @@
 //!   [`hooks`] is the exception, with [`shared_memory`], [`log_hook`], [`authentication`] and [`timeout`]: their frames
 //!   may be skipped. [`signals`] calls the handlers of Postgres, which raise no ERROR.
 //!   Functions that never raise an ERROR are declared where they are used for each statement.
-//! - No ERROR is swallowed: it stays on Postgres's error stack until the guard rethrows it.
+//! - No ERROR is swallowed: it stays on Postgres's error stack until the guard rethrows it. [`error::forget`] is the
+//!   exception, for what hooks do beside a statement, which must not fail because of it. It takes the ERROR off the
+//!   stack, and this process follows no statements any more, so whatever has failed is not tried again. What runs there
+//!   is our own bookkeeping alone, and a lock that it holds is released while the ERROR unwinds: nothing is left for a
+//!   rollback to undo.
 //! - No `Drop` calls Postgres: it may run while an ERROR is being raised.
 //! - Nothing that outlives the process relies on `Drop`: FATAL does not run destructors.
 

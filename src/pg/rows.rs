@@ -4,8 +4,8 @@
 //! same array of Datums and the same buffer for texts, and `tuplestore_putvalues` copies them, so that nothing here is
 //! allocated per row.
 //!
-//! Before the first row, the columns are compared with those that CREATE FUNCTION declared. Without that check, a number
-//! stored where SQL expects text would be used as a pointer.
+//! Before the first row, the columns are compared with those that CREATE FUNCTION declared. Without that check, a
+//! number stored where SQL expects text would be used as a pointer.
 
 use std::ffi::CStr;
 
@@ -63,8 +63,8 @@ impl Kind {
     }
 }
 
-/// Declares what a function returns. Defines a type with two functions: `start`, called once per call, and `put`, called
-/// once per row. The values are expressions of the arguments of `put`.
+/// Declares what a function returns. Defines a type with two functions: `start`, called once per call, and `put`,
+/// called once per row. The values are expressions of the arguments of `put`.
 ///
 /// ```ignore
 /// rows! {
@@ -100,6 +100,11 @@ macro_rules! rows {
     };
 }
 pub(crate) use rows;
+
+/// NULL for 0.
+pub fn number(number: i64) -> Option<i64> {
+    (number != 0).then_some(number)
+}
 
 /// The result of a call. Only for [`rows!`], which makes one value of the right type for each column.
 pub struct Rows {
@@ -168,8 +173,8 @@ impl Rows {
         self.int8(value.map(|value| value - this_process::EPOCH))
     }
 
-    /// The value of a text. Until the row is complete, this is its offset in the buffer, because the buffer may move. Bytes
-    /// that are not valid in the database's encoding are escaped.
+    /// The value of a text. Until the row is complete, this is its offset in the buffer, because the buffer may move.
+    /// Bytes that are not valid in the database's encoding are escaped.
     #[inline]
     pub fn text(&mut self, value: Option<&[u8]>) -> Option<pg_sys::Datum> {
         let bytes = encoding::storable(value?, &mut self.scratch);
@@ -233,9 +238,9 @@ impl Rows {
 
     fn store(&mut self) {
         let (values, nulls) = (self.values.as_mut_ptr(), self.nulls.as_mut_ptr());
-        // SAFETY: the store and the descriptor belong to this call. The arrays have an element for each of the descriptor's
-        // columns, as start() has checked, and the values have the right types, as rows! ensures. The texts do not move
-        // until after the call, which copies them.
+        // SAFETY: the store and the descriptor belong to this call. The arrays have an element for each of the
+        // descriptor's columns, as start() has checked, and the values have the right types, as rows! ensures. The
+        // texts do not move until after the call, which copies them.
         unsafe { pg_sys::tuplestore_putvalues(self.store, self.descriptor, values, nulls) };
     }
 }

@@ -1,7 +1,8 @@
 //! The settings of pg_meminfo.
 
-use core::ffi::CStr;
+use core::ffi::{CStr, c_void};
 use core::ops::RangeInclusive;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use pg_sys::GucContext::{PGC_POSTMASTER, PGC_SIGHUP, PGC_SUSET, PGC_USERSET};
@@ -35,10 +36,24 @@ pub fn statements() -> bool {
     STATEMENTS.load(Ordering::Relaxed)
 }
 
+static STATEMENTS_OBSERVER: OnceLock<fn(bool)> = OnceLock::new();
+
+/// Lets a function be told when `pg_meminfo.statements` gets a new value. It must not unwind. Called once, when the
+/// postmaster loads the library.
+pub fn observe_statements(observer: fn(bool)) {
+    STATEMENTS_OBSERVER.set(observer).expect("called once");
+}
+
+unsafe extern "C-unwind" fn assign_statements(new: bool, _: *mut c_void) {
+    if let Some(observer) = STATEMENTS_OBSERVER.get() {
+        observer(new);
+    }
+}
+
 /// The variable of `pg_meminfo.statements_interval`, as above.
 static STATEMENTS_INTERVAL: AtomicI32 = AtomicI32::new(10);
 
-/// How often the memory of costly statements is looked at while they run, in milliseconds; negative if never
+/// How often the memory of costly statements is looked at while they run, in milliseconds; 0 or less if never
 /// (`pg_meminfo.statements_interval`).
 pub fn statements_interval() -> i32 {
     STATEMENTS_INTERVAL.load(Ordering::Relaxed)
@@ -147,8 +162,8 @@ pub fn define() {
     unsafe { pg_sys::MarkGUCPrefixReserved(c"pg_meminfo".as_ptr()) };
 }
 
-/// Defines the settings of what needs the library in shared_preload_libraries. Postgres does not let them be defined
-/// later.
+/// Defines the settings of what needs the library in shared_preload_libraries. Postgres does not let those be defined
+/// later that are set when the server starts, and the others would do nothing.
 fn define_preloaded() {
     const TRACER: &CStr =
         c"Each process names the postmaster as its tracer (PR_SET_PTRACER), so that descendants of the \
@@ -159,7 +174,7 @@ fn define_preloaded() {
         &SET_PTRACER,
         PGC_POSTMASTER,
     );
-    define_boolean(
+    define_watched_boolean(
         c"pg_meminfo.statements",
         [
             c"Measures the memory of statements for pg_meminfo_statements.",
@@ -167,6 +182,7 @@ fn define_preloaded() {
         ],
         &STATEMENTS,
         PGC_SUSET,
+        Some(assign_statements),
     );
     define_integer(
         c"pg_meminfo.statements_interval",
@@ -266,16 +282,27 @@ fn define_recorder() {
 /// Defines a setting with a short and a long description. Its default is what the variable has.
 fn define_boolean(
     name: &'static CStr,
-    [short, long]: [&'static CStr; 2],
+    texts: [&'static CStr; 2],
     variable: &'static AtomicBool,
     context: pg_sys::GucContext::Type,
 ) {
+    define_watched_boolean(name, texts, variable, context, None);
+}
+
+/// As above. Postgres calls `assign` when the setting gets a new value.
+fn define_watched_boolean(
+    name: &'static CStr,
+    [short, long]: [&'static CStr; 2],
+    variable: &'static AtomicBool,
+    context: pg_sys::GucContext::Type,
+    assign: pg_sys::GucBoolAssignHook,
+) {
     let default = variable.load(Ordering::Relaxed);
     let [name, short, long] = [name, short, long].map(CStr::as_ptr);
-    // SAFETY: the texts and the variable live as long as the process, because a library is never unloaded. There are no
-    // hooks for Postgres to call.
+    // SAFETY: the texts and the variable live as long as the process, because a library is never unloaded. The hook
+    // raises no ERROR.
     unsafe {
-        pg_sys::DefineCustomBoolVariable(name, short, long, variable.as_ptr(), default, context, 0, None, None, None)
+        pg_sys::DefineCustomBoolVariable(name, short, long, variable.as_ptr(), default, context, 0, None, assign, None)
     };
 }
 
@@ -312,7 +339,7 @@ fn define_watched_integer(
     let [name, short, long] = [name, short, long].map(CStr::as_ptr);
     let variable = variable.as_ptr();
     let IntegerHooks { check, assign } = hooks;
-    // SAFETY: as in define_boolean(). The hooks raise no ERROR.
+    // SAFETY: as in define_watched_boolean().
     unsafe {
         pg_sys::DefineCustomIntVariable(
             name, short, long, variable, default, least, most, context, flags, check, assign, None,

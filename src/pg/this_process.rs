@@ -1,7 +1,6 @@
 //! What Postgres knows about the process that we run in.
 
 use core::ffi::c_int;
-use std::sync::OnceLock;
 
 use pg_sys::BackendType;
 use pgrx_pg_sys as pg_sys;
@@ -12,6 +11,8 @@ unsafe extern "C" {
     fn GetCurrentStatementStartTimestamp() -> pg_sys::TimestampTz;
     // It can only raise a FATAL, if there are too many.
     fn before_shmem_exit(function: unsafe extern "C-unwind" fn(c_int, pg_sys::Datum), argument: pg_sys::Datum);
+    // As above.
+    fn on_shmem_exit(function: unsafe extern "C-unwind" fn(c_int, pg_sys::Datum), argument: pg_sys::Datum);
 }
 
 /// The pid.
@@ -72,20 +73,32 @@ pub fn is_wal_sender() -> bool {
     unsafe { pg_sys::am_walsender }
 }
 
-static AT_EXIT: OnceLock<fn()> = OnceLock::new();
-
-/// Lets a function be called when this process exits, before it leaves shared memory. It must not unwind. Called once.
+/// Lets a function be called when this process exits, before it leaves shared memory, and before what was registered
+/// earlier. It must not unwind.
 pub fn at_exit(run: fn()) {
-    if AT_EXIT.set(run).is_ok() {
-        // SAFETY: the function lives as long as the process. The frame of the caller is plain.
-        unsafe { before_shmem_exit(exiting, pg_sys::Datum::null()) };
-    }
+    // SAFETY: the function lives as long as the process. The frame of the caller is plain.
+    unsafe { before_shmem_exit(exiting, pg_sys::Datum::from(run as usize)) };
 }
 
-unsafe extern "C-unwind" fn exiting(_: c_int, _: pg_sys::Datum) {
-    if let Some(run) = AT_EXIT.get() {
-        run();
-    }
+unsafe extern "C-unwind" fn exiting(_: c_int, run: pg_sys::Datum) {
+    // SAFETY: it was made of such a function.
+    let run: fn() = unsafe { core::mem::transmute(run.value()) };
+    run();
+}
+
+/// Whether this process has created temporary tables, and will remove them when it exits.
+pub fn has_temporary_tables() -> bool {
+    // SAFETY: a plain variable.
+    let process = unsafe { pg_sys::MyProc };
+    // SAFETY: it points to this process's structure, or is null.
+    unsafe { process.as_ref() }.is_some_and(|process| process.tempNamespaceId != pg_sys::InvalidOid)
+}
+
+/// Lets a function be called when this process leaves shared memory: its transaction has been rolled back, and its
+/// [`number`] is not yet that of another one. It must not unwind.
+pub fn at_last(run: fn()) {
+    // SAFETY: as in at_exit().
+    unsafe { on_shmem_exit(exiting, pg_sys::Datum::from(run as usize)) };
 }
 
 /// The OID of the current user.

@@ -12,7 +12,8 @@ unsafe extern "C-unwind" {
     fn disable_timeout(id: c_int, keep_indicator: bool);
 }
 
-/// Any number from USER_TIMEOUT on makes Postgres choose a free one. USER_TIMEOUT is 12 or 13, depending on the version.
+/// Any number from USER_TIMEOUT on makes Postgres choose a free one. USER_TIMEOUT is 12 or 13, depending on the
+/// version.
 const ANY_ID: c_int = 20;
 
 /// The number that Postgres has chosen.

@@ -53,6 +53,14 @@ unsafe extern "C-unwind" fn transaction_ends<O: Observer>(event: XactEvent::Type
     match event {
         XactEvent::XACT_EVENT_PRE_COMMIT | XactEvent::XACT_EVENT_PRE_PREPARE => will_end(),
         XactEvent::XACT_EVENT_COMMIT | XactEvent::XACT_EVENT_PREPARE => O::committed(),
+        _ => transaction_ends_otherwise::<O>(event),
+    }
+}
+
+// Nearly all transactions are committed. With this apart, the function above needs no registers to be saved.
+#[cold]
+fn transaction_ends_otherwise<O: Observer>(event: XactEvent::Type) {
+    match event {
         XactEvent::XACT_EVENT_ABORT => O::aborts(),
         XactEvent::XACT_EVENT_PARALLEL_COMMIT | XactEvent::XACT_EVENT_PARALLEL_ABORT => O::worker_ends(),
         _ => {}
@@ -104,14 +112,15 @@ static CALLBACK: Callback = Callback(UnsafeCell::new(pg_sys::MemoryContextCallba
 static IS_REGISTERED: AtomicBool = AtomicBool::new(false);
 static AT_LAST: OnceLock<fn()> = OnceLock::new();
 
-/// Lets a function be called once when the transaction has ended and its memory is freed. It must not unwind, and is the
-/// same in all calls. False if there is no transaction.
+/// Lets a function be called once when the transaction has ended and its memory is freed. It must not unwind, and is
+/// the same in all calls. False if there is no transaction.
 pub fn call_at_last(run: fn()) -> bool {
-    // SAFETY: a plain variable.
-    let context = unsafe { pg_sys::TopTransactionContext };
-    if context.is_null() {
+    // Since PostgreSQL 18 the context is there without a transaction, too.
+    if level() == 0 {
         return false;
     }
+    // SAFETY: a plain variable.
+    let context = unsafe { pg_sys::TopTransactionContext };
     AT_LAST.get_or_init(|| run);
     if !IS_REGISTERED.swap(true, Ordering::Relaxed) {
         let callback = CALLBACK.0.get();

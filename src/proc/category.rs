@@ -91,7 +91,8 @@ impl Classifier {
             return Category::SharedMemory;
         }
         match path {
-            b"" if is_private => anonymous,
+            // On explicit huge pages, as malloc uses them if glibc.malloc.hugetlb is 2, it has a name.
+            b"" | b"/anon_hugepage" if is_private => anonymous,
             b"[heap]" => Category::Malloc,
             _ if path.starts_with(b"[anon:") && is_private => anonymous,
             _ if path.starts_with(b"[stack") => Category::Stack,
@@ -173,6 +174,9 @@ mod tests {
             ("--xp", "[vsyscall]", "kernel"),
             ("rw-s", "/dev/zero (deleted)", "other"),
             ("rw-s", "/anon_hugepage (deleted)", "other"),
+            ("rw-p", "/anon_hugepage (deleted)", "malloc"),
+            ("rwxp", "/anon_hugepage (deleted)", "jit"),
+            ("---p", "/anon_hugepage (deleted)", "other"),
             ("rw-s", "/SYSV009bc041 (deleted)", "shared_memory"),
             ("rw-s", "/SYSV7d2a4c11 (deleted)", "dynamic_shared_memory"),
             ("rw-s", "/SYSV00000000 (deleted)", "dynamic_shared_memory"),

@@ -63,6 +63,8 @@ pub struct Cgroup {
     pub usage: Option<u64>,
     /// The part of the usage that is page cache and was not used recently. It is reclaimed first, without harm.
     pub inactive_file: Option<u64>,
+    /// The part that is page cache and was used recently.
+    pub active_file: Option<u64>,
     /// Anonymous memory.
     pub anon: Option<u64>,
     /// Page cache, including shared memory.
@@ -85,10 +87,20 @@ pub struct Cgroup {
     pub psi_full: Option<u64>,
 }
 
+/// At most so much page cache is needed, in bytes: programs that run are in there.
+const NEEDED_CACHE: u64 = 64 << 20;
+
 impl Cgroup {
     /// The memory that cannot be reclaimed without harm: usage minus inactive page cache, as the kubelet computes it.
     pub fn working_set(&self) -> Option<u64> {
         Some(self.usage?.saturating_sub(self.inactive_file?))
+    }
+
+    /// The memory that cannot be reclaimed: usage minus page cache, of which a part is taken to be needed, as the kernel
+    /// does for MemAvailable.
+    pub fn unreclaimable(&self) -> Option<u64> {
+        let cache = self.inactive_file?.saturating_add(self.active_file?);
+        Some(self.usage?.saturating_sub(cache - NEEDED_CACHE.min(cache / 2)))
     }
 }
 
@@ -285,6 +297,7 @@ impl Directory {
                     high: None,
                     usage: self.number("memory.usage_in_bytes")?,
                     inactive_file: stat("total_inactive_file"),
+                    active_file: stat("total_active_file"),
                     anon: stat("total_rss"),
                     file: stat("total_cache"),
                     shmem: stat("total_shmem"),
@@ -307,6 +320,7 @@ impl Directory {
                     high: self.limit("memory.high")?,
                     usage: self.number("memory.current")?,
                     inactive_file: stat("inactive_file"),
+                    active_file: stat("active_file"),
                     anon: stat("anon"),
                     file: stat("file"),
                     shmem: stat("shmem"),
@@ -323,8 +337,8 @@ impl Directory {
     }
 }
 
-/// Parses a limit: a number or `max`. Instead of `max`, version 1 prints the largest multiple of the page size that fits
-/// in a signed 64-bit number.
+/// Parses a limit: a number or `max`. Instead of `max`, version 1 prints the largest multiple of the page size that
+/// fits in a signed 64-bit number.
 fn limit(text: &[u8]) -> Option<Limit> {
     const LARGEST_PAGE: u64 = 64 * 1024;
     match text.trim_ascii() {

@@ -87,13 +87,17 @@ impl Host {
     }
 
     /// How much more memory we can allocate without swapping, and the cgroup that sets this limit, or `None` if the
-    /// machine sets it. The whole is `None` if the headroom is unknown: our cgroups are hidden, or one has a limit but
-    /// hides its usage.
-    pub fn headroom<'a>(&self, cgroups: Option<&'a [Cgroup]>) -> Option<(u64, Option<&'a Cgroup>)> {
+    /// machine sets it. `used` is what of a cgroup's usage is not to be reclaimed for that. The whole is `None` if the
+    /// headroom is unknown: our cgroups are hidden, or one has a limit but hides its usage.
+    pub fn headroom<'a>(
+        &self,
+        cgroups: Option<&'a [Cgroup]>,
+        used: fn(&Cgroup) -> Option<u64>,
+    ) -> Option<(u64, Option<&'a Cgroup>)> {
         let mut least = (self.memory_available?, None);
         for cgroup in cgroups? {
             if let Limit::Bytes(limit) = cgroup.limit? {
-                let left = limit.saturating_sub(cgroup.working_set()?);
+                let left = limit.saturating_sub(used(cgroup)?);
                 if left < least.0 {
                     least = (left, Some(cgroup));
                 }
@@ -200,7 +204,7 @@ mod tests {
         let tree = MadeUpRoot::new(&[("proc/meminfo", "MemTotal:  1000 kB\nMemFree:  900 kB\n")]);
         let host = Host::read(&tree.root()).unwrap();
         assert_eq!(host, Host { memory_total: Some(1_024_000), ..Host::default() });
-        assert_eq!(host.headroom(Some(&[])), None);
+        assert_eq!(host.headroom(Some(&[]), Cgroup::working_set), None);
     }
 
     fn cgroup(limit: Option<Limit>, usage: u64, inactive_file: Option<u64>) -> Cgroup {
@@ -211,21 +215,21 @@ mod tests {
     fn headroom_is_the_least() {
         let host = Host { memory_available: Some(1000), ..Host::default() };
         let unlimited = cgroup(Some(Limit::Unlimited), 5000, Some(0));
-        assert_eq!(host.headroom(Some(std::slice::from_ref(&unlimited))), Some((1000, None)));
+        assert_eq!(host.headroom(Some(std::slice::from_ref(&unlimited)), Cgroup::working_set), Some((1000, None)));
 
         let wide = cgroup(Some(Limit::Bytes(5000)), 500, Some(100));
-        assert_eq!(host.headroom(Some(&[unlimited.clone(), wide.clone()])), Some((1000, None)));
+        assert_eq!(host.headroom(Some(&[unlimited.clone(), wide.clone()]), Cgroup::working_set), Some((1000, None)));
 
         // The ancestor has the larger limit, but less of it is left.
         let own = cgroup(Some(Limit::Bytes(900)), 300, Some(100));
         let ancestor = cgroup(Some(Limit::Bytes(2000)), 1900, Some(300));
         let cgroups = [own, unlimited, ancestor, wide];
-        assert_eq!(host.headroom(Some(&cgroups)), Some((400, Some(&cgroups[2]))));
+        assert_eq!(host.headroom(Some(&cgroups), Cgroup::working_set), Some((400, Some(&cgroups[2]))));
 
         let exceeded = [cgroup(Some(Limit::Bytes(100)), 150, Some(10))];
-        assert_eq!(host.headroom(Some(&exceeded)), Some((0, Some(&exceeded[0]))));
-        assert_eq!(host.headroom(Some(&[cgroup(Some(Limit::Bytes(100)), 50, None)])), None);
-        assert_eq!(host.headroom(Some(&[cgroup(None, 50, Some(0))])), None);
-        assert_eq!(host.headroom(None), None);
+        assert_eq!(host.headroom(Some(&exceeded), Cgroup::working_set), Some((0, Some(&exceeded[0]))));
+        assert_eq!(host.headroom(Some(&[cgroup(Some(Limit::Bytes(100)), 50, None)]), Cgroup::working_set), None);
+        assert_eq!(host.headroom(Some(&[cgroup(None, 50, Some(0))]), Cgroup::working_set), None);
+        assert_eq!(host.headroom(None, Cgroup::working_set), None);
     }
 }

@@ -4,9 +4,9 @@
 //! an entry of 8 bytes for each page of a part of the address space: with pages of 4 kB, it covers 2 MB. It is
 //! allocated when any page of that part is touched for the first time. Huge pages do not need the lowest level.
 //!
-//! The kernel counts the size of a process's page tables, but does not say what they map. [`PageTableBound`] is the largest
-//! possible size of the tables for everything except the main shared memory segment. What exceeds it is for that
-//! segment.
+//! The kernel counts the size of a process's page tables, but does not say what they map. [`PageTableBound`] is the
+//! largest possible size of the tables for everything except the main shared memory segment. What exceeds it is for
+//! that segment.
 
 use std::ops::Range;
 
@@ -60,8 +60,8 @@ impl PageTableBound {
 }
 
 /// A lower bound, in bytes, on the page-table memory that a process would save if the main segment were on huge pages.
-/// The arguments are the size of the process's page tables, the [`PageTableBound`], and the size of the main segment. The
-/// upper bound must come from maps that are not older than the counter of page tables.
+/// The arguments are the size of the process's page tables, the [`PageTableBound`], and the size of the main segment.
+/// The upper bound must come from maps that are not older than the counter of page tables.
 pub fn saved_by_huge_pages(page_tables: u64, bound: u64, main_segment: u64) -> u64 {
     let page_size = page_size();
     let all = main_segment.div_ceil(page_size * page_size / ENTRY).saturating_mul(page_size);

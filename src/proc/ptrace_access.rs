@@ -1,9 +1,9 @@
-//! The right to read another process's memory, which the kernel grants to whoever may trace the process, and which of the
-//! kernel's rules denies it.
+//! The right to read another process's memory, which the kernel grants to whoever may trace the process, and which of
+//! the kernel's rules denies it.
 //!
 //! Where Yama's ptrace_scope is 1, as on Ubuntu, a process may read only its own descendants, unless the other names a
-//! tracer by PR_SET_PTRACER: then the tracer and the tracer's descendants may. So if each process of a cluster names the
-//! postmaster, they may read each other, and no other process of the user gains anything.
+//! tracer by PR_SET_PTRACER: then the tracer and the tracer's descendants may. So if each process of a cluster names
+//! the postmaster, they may read each other, and no other process of the user gains anything.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -47,13 +47,13 @@ impl Obstacle {
 /// The process whose descendants may read us.
 static TRACER: AtomicI32 = AtomicI32::new(0);
 
-/// Lets the descendants of this process read its memory, and that of each process that it forks from now on. To be called
-/// once.
+/// Lets the descendants of this process read its memory, and that of each process that it forks from now on. To be
+/// called once.
 pub fn allow_descendants() {
     TRACER.store(std::process::id() as Pid, Ordering::Relaxed);
     name_tracer();
-    // SAFETY: the handler only makes a system call, and the library is never unloaded. Without memory for the handler, the
-    // processes stay as they were.
+    // SAFETY: the handler only makes a system call, and the library is never unloaded. Without memory for the handler,
+    // the processes stay as they were.
     unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
 }
 

@@ -8,7 +8,8 @@
 //! therefore:
 //!
 //! - A thread calls no Postgres function and blocks every signal, so that signal handlers run only in the main thread.
-//! - A thread is joined before [`read_each`] returns or unwinds. If it is reading then, it stops after its current read(2).
+//! - A thread is joined before [`read_each`] returns or unwinds. If it is reading then, it stops after its current
+//!   read(2).
 //! - A thread has at most [`DESCRIPTORS`] descriptors open at a time, and none while it waits.
 //! - If the process exits from within `visit` or `check_interrupts` without unwinding, no cleanup is necessary: the
 //!   threads end with the process, and own nothing that outlives it.

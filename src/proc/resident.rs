@@ -1,5 +1,6 @@
 //! The private memory of many processes, again and again: each one's `/proc/PID/statm` is kept open, which makes a
-//! reading four times as fast as opening it.
+//! reading four times as fast as opening it. If there are more processes than files may be open, the files of the
+//! others are opened each time.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -13,8 +14,9 @@ use super::system;
 /// What has been read of a process.
 #[derive(Debug)]
 struct Kept {
-    /// A descriptor of the process that had the pid when it was opened: it never shows another one.
-    statm: File,
+    /// A descriptor of the process that had the pid when it was opened: it never shows another one. `None` if too many
+    /// are open.
+    statm: Option<File>,
     /// Tells processes apart that have had the same pid.
     start: i64,
     private: u64,
@@ -29,8 +31,13 @@ struct Kept {
 pub struct Resident {
     root: Root,
     page_size: u64,
+    /// How many files may be kept open.
+    max_open: usize,
     processes: HashMap<Pid, Kept>,
 }
+
+/// So many descriptors are for everything else.
+const OTHER_DESCRIPTORS: u64 = 100;
 
 /// What a process holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,21 +53,24 @@ pub struct Held {
 impl Resident {
     /// No processes yet.
     pub fn new(root: Root) -> Self {
-        Resident { root, page_size: system::page_size(), processes: HashMap::new() }
+        let max_open = descriptor_limit().rlim_cur.saturating_sub(OTHER_DESCRIPTORS) as usize;
+        Resident { root, page_size: system::page_size(), max_open, processes: HashMap::new() }
     }
 
     /// What a process holds. `start` says when it was started, so that another one with its pid is not taken for it.
     /// `None` if it has exited or cannot be read.
     pub fn read(&mut self, pid: Pid, start: i64) -> Option<Held> {
         let known = self.processes.get(&pid).is_some_and(|kept| kept.start == start);
+        let open = |root: &Root| File::open(root.path(format!("/proc/{pid}/statm"))).ok();
         if !known {
-            let statm = File::open(self.root.path(format!("/proc/{pid}/statm"))).ok()?;
+            let statm = if self.processes.len() < self.max_open { Some(open(&self.root)?) } else { None };
             self.processes.insert(pid, Kept { statm, start, private: 0, base: 0, is_current: false });
         }
         let kept = self.processes.get_mut(&pid)?;
+        let opened = if kept.statm.is_none() { open(&self.root) } else { None };
         let mut bytes = [0; 128];
         // Of a process that has been reaped, this fails. That of a zombie is all zeros.
-        let length = kept.statm.read_at(&mut bytes, 0).ok()?;
+        let length = kept.statm.as_ref().or(opened.as_ref())?.read_at(&mut bytes, 0).ok()?;
         let Statm { resident, shared, data } = parse_statm(&bytes[..length])?;
         if resident == 0 {
             return None;
@@ -106,15 +116,19 @@ pub fn reserve_memory() {
 #[cfg(not(target_env = "gnu"))]
 pub fn reserve_memory() {}
 
+fn descriptor_limit() -> libc::rlimit {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the kernel fills the structure. It cannot fail.
+    unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
+    limit
+}
+
 /// Lets this process open as many files as the administrator permits.
 pub fn raise_descriptor_limit() {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: the kernel fills the structure.
-    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } == 0 {
-        limit.rlim_cur = limit.rlim_max;
-        // SAFETY: it only reads the structure. If it fails, fewer files can be opened.
-        unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
-    }
+    let mut limit = descriptor_limit();
+    limit.rlim_cur = limit.rlim_max;
+    // SAFETY: it only reads the structure. If it fails, fewer files can be opened.
+    unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
 }
 
 #[cfg(test)]
@@ -162,6 +176,21 @@ mod tests {
         assert_eq!(resident.read(pid, 2).unwrap().growth, 0);
         child.kill().unwrap();
         child.wait().unwrap();
+    }
+
+    #[test]
+    fn more_processes_than_files_may_be_open() {
+        let mut child = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let mut resident = Resident { max_open: 1, ..Resident::new(Root::default()) };
+        for pid in [std::process::id() as Pid, child.id() as Pid] {
+            for _ in 0..2 {
+                while resident.read(pid, 1).is_none() {}
+            }
+        }
+        assert_eq!(resident.processes.values().filter(|kept| kept.statm.is_some()).count(), 1);
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        assert_eq!(resident.read(child.id() as Pid, 1), None);
     }
 
     #[test]

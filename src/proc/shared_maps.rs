@@ -1,9 +1,9 @@
 //! The shared mappings of a process, as lines of maps.
 //!
 //! A backend has a few shared mappings among hundreds of private ones. From Linux 6.11 on, the kernel can be asked for
-//! the shared ones alone (`PROCMAP_QUERY`, an ioctl of maps), which costs a tenth of printing all. The answer is written
-//! as the lines that the kernel would print, so the parser of maps reads it as well. If the kernel does not answer, all
-//! of maps is read.
+//! the shared ones alone (`PROCMAP_QUERY`, an ioctl of maps), which costs a tenth of printing all. The answer is
+//! written as the lines that the kernel would print, so the parser of maps reads it as well. If the kernel does not
+//! answer, all of maps is read.
 
 use std::ffi::CStr;
 use std::fs::File;

@@ -19,6 +19,8 @@ pub struct Postmaster;
 
 impl log_hook::Observer for Postmaster {
     fn child_was_terminated(message: &[u8], detail: Option<&[u8]>) {
+        // The detail is the text of the process's query.
+        let detail = detail.filter(|_| settings::history_queries());
         let Some(death) = Death::parse(this_process::now(), message, detail) else { return };
         let mut buffer = [0; MAX_DEATH];
         let Some(record) = death.encode(&mut buffer) else { return };
@@ -58,7 +60,7 @@ impl Failed {
     }
 }
 
-/// What was taken has become incidents.
+/// What was taken has become incidents, and these have been written.
 pub fn finish() {
     let _ = fs::remove_file(TAKEN_FILE);
 }

@@ -6,8 +6,8 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use crate::model::history::ring::{self, Header, Ring, Unusable};
-use crate::pg::{error, settings, this_process};
+use crate::model::history::ring::{Header, Reader, Ring, Unusable};
+use crate::pg::{error, interrupts, settings, this_process};
 
 /// A file of the history. The names are relative to the data directory, where all server processes run.
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +24,10 @@ pub const MINUTES: Kind = Kind { name: "pg_stat_tmp/pg_meminfo.minutes", size: |
 
 /// Incidents.
 pub const INCIDENTS: Kind = Kind { name: "pg_stat_tmp/pg_meminfo.incidents", size: || 1 << 20 };
+
+/// There is not enough memory to read a file of the history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutOfMemory;
 
 impl Kind {
     fn wanted(self) -> Header {
@@ -43,6 +47,9 @@ impl Kind {
                 Err(Unusable::Damaged) => "it is damaged".to_string(),
                 // It may be all right, and is tried again.
                 Err(Unusable::Io(error)) => return self.log("could not read file", &error),
+                Err(Unusable::OutOfMemory) => {
+                    return self.log("could not read file", &io::ErrorKind::OutOfMemory.into());
+                }
             },
             Err(error) if error.kind() == io::ErrorKind::NotFound => return self.make(),
             Err(error) => return self.log("could not open file", &error),
@@ -63,11 +70,15 @@ impl Kind {
         None
     }
 
-    /// A file for readers. `None` if there is none that can be read.
-    pub fn read(self) -> Option<(File, Header)> {
-        let file = File::open(self.name).ok()?;
-        let header = Header::read(&file).ok()?;
-        Some((file, header))
+    /// A reader of the file, in any process. `None` if there is no file that can be read. It checks for interrupts, so
+    /// it may unwind.
+    pub fn read(self) -> Result<Option<Reader<File>>, OutOfMemory> {
+        let Ok(file) = File::open(self.name) else { return Ok(None) };
+        match Reader::open(file, interrupts::check) {
+            Ok(reader) => Ok(Some(reader)),
+            Err(Unusable::OutOfMemory) => Err(OutOfMemory),
+            Err(_) => Ok(None),
+        }
     }
 
     fn make(self) -> Option<Ring<File>> {
@@ -76,15 +87,7 @@ impl Kind {
 
     /// Copies what has room.
     fn resize(self, old: &Ring<File>) -> Option<Ring<File>> {
-        self.replace(|new| {
-            let mut result = Ok(());
-            ring::read(old.storage(), old.header(), i64::MIN, i64::MAX, |at, record| {
-                if result.is_ok() {
-                    result = new.append(at, record);
-                }
-            });
-            result
-        })
+        self.replace(|new| new.copy(old))
     }
 
     /// Makes a new file, fills it, and only then gives it its name.

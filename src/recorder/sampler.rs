@@ -17,7 +17,7 @@ use crate::statements::shared::Slot;
 const LARGEST: usize = 12;
 const GROWING: usize = 4;
 
-/// At most so many bytes of a query are kept, so that a sample has room in a block.
+/// At most so many bytes of a query are kept, so that a sample nearly always has room in a block.
 const QUERY_SIZE: usize = 256;
 
 /// Takes samples of this server.
@@ -127,7 +127,7 @@ impl Sampler {
         let own = cgroups.as_deref().unwrap_or_default();
         let first = |value: fn(&Cgroup) -> Option<u64>| own.iter().find_map(value);
         let Ok(host) = Host::read(&self.root) else { return };
-        if let Some((headroom, cgroup)) = host.headroom(cgroups.as_deref()) {
+        if let Some((headroom, cgroup)) = host.headroom(cgroups.as_deref(), Cgroup::unreclaimable) {
             // Other shared memory is counted, too, so this is the least that is untouched.
             let shmem = cgroup.map_or(host.shmem, |cgroup| cgroup.shmem);
             let is_huge = host.huge_pages_total.is_some_and(|pages| pages > 0) && main_segment::may_be_in_huge_pages();

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use crate::guard::shared::{Guards, guards};
 use crate::pg::fmgr::{Call, sql_function};
-use crate::pg::rows::rows;
+use crate::pg::rows::{number, rows};
 use crate::pg::settings::guard as settings;
 
 use super::require_preloaded;
@@ -30,11 +30,6 @@ rows! {
         acted_at: timestamptz = number(guards.acted_at.load(Ordering::Relaxed)),
         acted_on: int4 = number(i64::from(guards.acted_on.load(Ordering::Relaxed))),
     }
-}
-
-/// NULL for 0.
-fn number(number: i64) -> Option<i64> {
-    (number != 0).then_some(number)
 }
 
 /// NULL before the first sample, whose limit is never 0.

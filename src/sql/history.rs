@@ -3,11 +3,10 @@
 use crate::model::history::incident::Incident;
 use crate::model::history::sample::{Sample, Session};
 use crate::pg::backend_status::{database_name, role_name};
-use crate::pg::encoding;
 use crate::pg::fmgr::{Call, sql_function};
-use crate::pg::interrupts;
-use crate::pg::rows::rows;
-use crate::recorder::history;
+use crate::pg::rows::{number, rows};
+use crate::pg::{encoding, error};
+use crate::recorder::history::{self, OutOfMemory};
 
 use super::require_preloaded;
 
@@ -101,11 +100,6 @@ fn text(text: &[u8]) -> Option<&[u8]> {
     (!text.is_empty()).then(|| encoding::clip(text))
 }
 
-/// NULL for 0.
-fn number(number: i64) -> Option<i64> {
-    (number != 0).then_some(number)
-}
-
 /// The range of time that a call asks for.
 fn range(call: &Call) -> (i64, i64) {
     (call.timestamptz(0).unwrap_or(i64::MIN), call.timestamptz(1).unwrap_or(i64::MAX))
@@ -115,30 +109,29 @@ fn samples(call: &Call) {
     require_preloaded();
     let (from, until) = range(call);
     let mut rows = SampleRows::start(call);
-    history::each_sample(from, until, |sample| {
-        interrupts::check();
-        rows.put(&sample);
-    });
+    unwrap_or_raise(history::each_sample(from, until, |sample| rows.put(&sample)));
 }
 
 fn sessions(call: &Call) {
     require_preloaded();
     let (from, until) = range(call);
     let mut rows = SessionRows::start(call);
-    history::each_sample(from, until, |sample| {
-        interrupts::check();
+    unwrap_or_raise(history::each_sample(from, until, |sample| {
         for session in &sample.sessions {
             rows.put(sample.at, session, &Names::of(session));
         }
-    });
+    }));
 }
 
 fn incidents(call: &Call) {
     require_preloaded();
     let mut rows = IncidentRows::start(call);
-    history::each_incident(|incident| {
-        interrupts::check();
+    unwrap_or_raise(history::each_incident(|incident| {
         let session = incident.session.as_ref();
         rows.put(&incident, session, &session.map(Names::of).unwrap_or_default(), incident.sample.as_ref());
-    });
+    }));
+}
+
+fn unwrap_or_raise(read: Result<(), OutOfMemory>) {
+    read.unwrap_or_else(|OutOfMemory| error::raise_out_of_memory());
 }

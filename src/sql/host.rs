@@ -63,7 +63,7 @@ fn host(call: &Call) {
     let root = Root::default();
     let host = unwrap_or_raise(Host::read(&root));
     let cgroups = unwrap_or_raise(own_cgroups(&root));
-    row.put(&host, host.headroom(cgroups.as_deref()));
+    row.put(&host, host.headroom(cgroups.as_deref(), Cgroup::working_set));
 }
 
 fn cgroups(call: &Call) {

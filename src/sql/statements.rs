@@ -51,14 +51,12 @@ fn statements(call: &Call) {
     let mut rows = StatementRows::start(call);
     // Copied, so that nobody waits while rows are made.
     let (mut entries, mut texts) = (Vec::new(), Vec::new());
-    let size = shared::read(|table, _| {
-        let count = *table.count as usize;
-        error::reserve(&mut entries, count);
-        entries.extend_from_slice(&table.entries[..count]);
-        let texts_of_entries = &table.texts[..count * table.text_size()];
-        error::reserve(&mut texts, texts_of_entries.len());
-        texts.extend_from_slice(texts_of_entries);
-        table.text_size()
+    let size = shared::read(|table| {
+        error::reserve(&mut entries, table.entries.len());
+        entries.extend_from_slice(table.entries);
+        error::reserve(&mut texts, table.texts.len());
+        texts.extend_from_slice(table.texts);
+        table.text_size
     });
     for (entry, text) in entries.iter().zip(texts.chunks(size.max(1))) {
         interrupts::check();
@@ -73,7 +71,7 @@ fn info(call: &Call) {
     require_preloaded();
     let mut rows = InfoRows::start(call);
     let (entries, deallocations, reset_at) =
-        shared::read(|table, reset_at| (*table.count, *table.deallocations, reset_at));
+        shared::read(|table| (table.entries.len() as u64, table.deallocations, table.reset_at));
     let method = match shared::method() {
         Method::Lowered => "clear_refs",
         Method::Lifetime => "lifetime",

@@ -137,7 +137,19 @@ struct Latest {
     has_open: Cell<bool>,
     /// When the client's message arrived by which it has started.
     since: Cell<u64>,
-    started: Cell<Option<(Start, Statement)>>,
+    /// How it has started.
+    noted: Cell<Noted>,
+}
+
+/// What is noted of a start.
+#[derive(Clone, Copy)]
+struct Noted {
+    handler: usize,
+    level: i32,
+    user: u32,
+    query_id: i64,
+    text: Text,
+    outlives_error: bool,
 }
 
 // SAFETY: only the main thread uses it, and not in its signal handler.
@@ -150,7 +162,7 @@ static LATEST: Latest = Latest {
     is_quiet: Cell::new(false),
     has_open: Cell::new(false),
     since: Cell::new(0),
-    started: Cell::new(None),
+    noted: Cell::new(Noted { handler: 0, level: 0, user: 0, query_id: 0, text: Text::NONE, outlives_error: false }),
 };
 
 impl Latest {
@@ -163,7 +175,14 @@ impl Latest {
         self.id.set(id);
         self.is_new.set(true);
         self.since.set(this_process::message_arrived());
-        self.started.set(Some((start(id, false, false), statement(true, query_id, text))));
+        self.noted.set(Noted {
+            handler: hooks::error_handler(),
+            level: transactions::level(),
+            user: this_process::user(),
+            query_id: or_reported(query_id),
+            text,
+            outlives_error: text.outlives_error(),
+        });
         true
     }
 
@@ -195,10 +214,11 @@ impl Latest {
         if id == 0 {
             return;
         }
-        if self.is_new.replace(false)
-            && let Some((start, statement)) = self.started.take()
-        {
-            session.start(self.since.get(), start, None, statement);
+        if self.is_new.replace(false) {
+            let Noted { handler, level, user, query_id, text, outlives_error } = self.noted.get();
+            let start = Start { id, handler, level, outlives_transaction: false, shared_may_shrink: false };
+            let key = Key { user, database: this_process::database(), query_id, toplevel: 1 };
+            session.start(self.since.get(), start, None, Statement::new(key, false, text, outlives_error));
         }
         if self.is_paused.replace(false) {
             session.follower.wait(session.clock.now(), id);
@@ -225,6 +245,14 @@ pub fn is_watching() -> bool {
 #[inline]
 fn has_open() -> bool {
     LATEST.id.get() != 0 || LATEST.has_open.get()
+}
+
+/// Statements are to be followed from now on, or not. Query ids are computed from the first time on.
+pub fn observe_setting(is_on: bool) {
+    if is_on {
+        hooks::enable_query_ids();
+        hooks::watch();
+    }
 }
 
 /// Runs something with the session, if there is one. No panic and no ERROR gets out.
@@ -315,13 +343,23 @@ fn statement(is_toplevel: bool, query_id: i64, text: Text) -> Statement {
     let key = Key {
         user: this_process::user(),
         database: this_process::database(),
-        // Another extension has hidden it, or there is none, as for the query of a cursor in PostgreSQL 15.
-        query_id: if has_id { query_id } else { hooks::reported_query_id() },
+        query_id: or_reported(query_id),
         toplevel: (is_toplevel || !has_id).into(),
     };
-    let is_part = !is_toplevel && !has_id;
-    let outlives_error = text.outlives_error();
-    Statement { key, is_part, text, outlives_error, growth_planning: 0, workers: Workers::default() }
+    Statement::new(key, !is_toplevel && !has_id, text, text.outlives_error())
+}
+
+impl Statement {
+    fn new(key: Key, is_part: bool, text: Text, outlives_error: bool) -> Self {
+        Statement { key, is_part, text, outlives_error, growth_planning: 0, workers: Workers::default() }
+    }
+}
+
+/// The query id, or the reported one if it is 0: another extension has hidden it, or there is none, as for the query of
+/// a cursor in PostgreSQL 15.
+#[inline]
+fn or_reported(query_id: i64) -> i64 {
+    if query_id != 0 { query_id } else { hooks::reported_query_id() }
 }
 
 /// A start at this place. A utility statement can end its own transaction.

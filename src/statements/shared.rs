@@ -42,7 +42,7 @@ struct Header {
 #[repr(C)]
 #[derive(Debug)]
 pub struct Slot {
-    /// The process. 0 if it has told nothing.
+    /// The process. 0 if it has told nothing, or has exited: its pid can be that of another one soon.
     pid: AtomicU32,
     /// The largest resident set before the mark was lowered, in bytes.
     peak_rss: AtomicU64,
@@ -75,6 +75,7 @@ static MEMORY: AtomicPtr<Header> = AtomicPtr::new(std::ptr::null_mut());
 
 /// The sizes of the parts.
 #[repr(C)]
+#[derive(Clone, Copy)]
 struct Sizes {
     slots: usize,
     entries: usize,
@@ -146,25 +147,81 @@ impl shared_memory::User for Statements {
     }
 }
 
-/// Whether the library was preloaded.
-pub fn is_there() -> bool {
-    !MEMORY.load(Ordering::Acquire).is_null()
+/// The shared memory, all of it and not only the header, whose address it is. `None` if the library was not preloaded.
+fn memory() -> Option<*mut Header> {
+    let memory = MEMORY.load(Ordering::Acquire);
+    (!memory.is_null()).then_some(memory)
 }
 
-fn header() -> Option<&'static Header> {
-    // SAFETY: it is null, or points to shared memory, which is never freed. Only what does not change is read without
-    // the lock.
-    unsafe { MEMORY.load(Ordering::Acquire).as_ref() }
+/// Whether the library was preloaded.
+pub fn is_there() -> bool {
+    memory().is_some()
 }
 
 /// How peaks are found.
 pub fn method() -> Method {
-    if header().is_some_and(|header| header.can_lower) { Method::Lowered } else { Method::Lifetime }
+    // SAFETY: start() has initialized it, and it does not change. The same holds for all that is read without the lock.
+    let can_lower = memory().is_some_and(|header| unsafe { (*header).can_lower });
+    if can_lower { Method::Lowered } else { Method::Lifetime }
 }
 
 /// Private memory of a process that has just been forked, in bytes.
 pub fn first_private() -> u64 {
-    header().map_or(0, |header| header.first_private)
+    // SAFETY: as in method().
+    memory().map_or(0, |header| unsafe { (*header).first_private })
+}
+
+/// Where the parts of the table are.
+struct Parts {
+    header: *mut Header,
+    entries: *mut Entry,
+    index: *mut u32,
+    texts: *mut u8,
+    sizes: Sizes,
+}
+
+impl Parts {
+    fn find() -> Self {
+        let header = memory().expect("the library was preloaded");
+        // SAFETY: as in method().
+        let sizes = unsafe { (*header).sizes };
+        let [_, entries, index, texts, _] = sizes.offsets();
+        let at = |offset: usize| header.cast::<u8>().wrapping_add(offset);
+        Parts { header, entries: at(entries).cast(), index: at(index).cast(), texts: at(texts), sizes }
+    }
+}
+
+/// The table for those who only read it, of whom there can be several at the same time.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    /// The entries.
+    pub entries: &'a [Entry],
+    /// Their texts, each of which has as much room as the others.
+    pub texts: &'a [u8],
+    /// The maximum length of a text.
+    pub text_size: usize,
+    /// How many times entries had to go because the table was full.
+    pub deallocations: u64,
+    /// When the table was last reset.
+    pub reset_at: i64,
+}
+
+/// Reads the table while nobody changes it.
+pub fn read<R>(read: impl FnOnce(View) -> R) -> R {
+    shared_memory::while_reading::<Statements, R>(|| {
+        let Parts { header, entries, texts, sizes: Sizes { text_size, .. }, .. } = Parts::find();
+        // SAFETY: start() has initialized it. The lock is held, so nobody writes.
+        let count = unsafe { (*header).count } as usize;
+        // SAFETY: as above. So many entries are in use.
+        let entries = unsafe { std::slice::from_raw_parts(entries, count) };
+        // SAFETY: as above.
+        let texts = unsafe { std::slice::from_raw_parts(texts, count * text_size) };
+        // SAFETY: as above.
+        let deallocations = unsafe { (*header).deallocations };
+        // SAFETY: as above.
+        let reset_at = unsafe { (*header).reset_at };
+        read(View { entries, texts, text_size, deallocations, reset_at })
+    })
 }
 
 /// Changes the table while nobody else uses it.
@@ -172,27 +229,16 @@ pub fn write<R>(change: impl FnOnce(&mut Table, &mut i64) -> R) -> R {
     shared_memory::while_writing::<Statements, R>(|| with_table(change))
 }
 
-/// Reads the table while nobody changes it.
-pub fn read<R>(read: impl FnOnce(&Table, i64) -> R) -> R {
-    // Several may read at the same time, so this must not hand out the table to be changed.
-    shared_memory::while_reading::<Statements, R>(|| with_table(|table, reset_at| read(table, *reset_at)))
-}
-
-/// The table, and when it was last reset.
+/// The table, and when it was last reset. Nobody else uses it.
 fn with_table<R>(run: impl FnOnce(&mut Table, &mut i64) -> R) -> R {
-    let header = MEMORY.load(Ordering::Acquire);
-    assert!(!header.is_null(), "the library was preloaded");
-    // SAFETY: it points to shared memory, which start() has initialized.
-    let sizes = unsafe { &(*header).sizes };
-    let [_, entries, index, texts, _] = sizes.offsets();
-    let at = |offset: usize| header.cast::<u8>().wrapping_add(offset);
+    let Parts { header, entries, index, texts, sizes } = Parts::find();
     // SAFETY: the parts do not overlap, lie within the memory that was requested, and are initialized: zeros are valid
-    // entries. The caller holds the lock or is alone. A reader does not write.
-    let entries = unsafe { std::slice::from_raw_parts_mut(at(entries).cast::<Entry>(), sizes.entries) };
+    // entries. The caller holds the lock to write, or is alone.
+    let entries = unsafe { std::slice::from_raw_parts_mut(entries, sizes.entries) };
     // SAFETY: as above.
-    let index = unsafe { std::slice::from_raw_parts_mut(at(index).cast::<u32>(), index_length(sizes.entries)) };
+    let index = unsafe { std::slice::from_raw_parts_mut(index, index_length(sizes.entries)) };
     // SAFETY: as above.
-    let texts = unsafe { std::slice::from_raw_parts_mut(at(texts), sizes.entries * sizes.text_size) };
+    let texts = unsafe { std::slice::from_raw_parts_mut(texts, sizes.entries * sizes.text_size) };
     // SAFETY: as above.
     let count = unsafe { &mut (*header).count };
     // SAFETY: as above.
@@ -204,23 +250,31 @@ fn with_table<R>(run: impl FnOnce(&mut Table, &mut i64) -> R) -> R {
 
 /// The slots of all processes.
 fn slots() -> &'static [Slot] {
-    let Some(header) = header() else { return &[] };
-    let [slots, ..] = header.sizes.offsets();
-    let first = std::ptr::from_ref(header).cast::<u8>().wrapping_add(slots).cast::<Slot>();
-    // SAFETY: the slots lie within the memory that was requested. They consist of atomics, for which zeros are valid.
-    unsafe { std::slice::from_raw_parts(first, header.sizes.slots) }
+    let Some(header) = memory() else { return &[] };
+    // SAFETY: as in method().
+    let sizes = unsafe { (*header).sizes };
+    let [slots, ..] = sizes.offsets();
+    let first = header.cast::<u8>().wrapping_add(slots).cast::<Slot>();
+    // SAFETY: the slots lie within the memory that was requested, and it is never freed. They consist of atomics, for
+    // which zeros are valid.
+    unsafe { std::slice::from_raw_parts(first, sizes.slots) }
 }
 
 impl Slot {
     /// The slot of this process, from now on. `None` if it has none.
     pub fn take() -> Option<&'static Slot> {
         let slot = slots().get(this_process::number()?)?;
-        slot.pid.store(0, Ordering::Relaxed);
-        for value in [&slot.peak_rss, &slot.peak_private, &slot.workers_peak, &slot.worker_peak_max] {
+        slot.clear();
+        slot.pid.store(this_process::pid() as u32, Ordering::Release);
+        this_process::at_last(leave);
+        Some(slot)
+    }
+
+    fn clear(&self) {
+        self.pid.store(0, Ordering::Relaxed);
+        for value in [&self.peak_rss, &self.peak_private, &self.workers_peak, &self.worker_peak_max] {
             value.store(0, Ordering::Relaxed);
         }
-        slot.pid.store(this_process::pid() as u32, Ordering::Release);
-        Some(slot)
     }
 
     /// The slot of the leader of this parallel worker.
@@ -263,6 +317,13 @@ impl Slot {
         }
         let largest = self.worker_peak_max.swap(0, Ordering::Acquire);
         Some(Workers { all: self.workers_peak.swap(0, Ordering::Acquire), largest })
+    }
+}
+
+/// This process exits, and so its number, by which its slot is found, is still its own.
+fn leave() {
+    if let Some(slot) = this_process::number().and_then(|number| slots().get(number)) {
+        slot.clear();
     }
 }
 

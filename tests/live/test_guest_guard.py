@@ -1,12 +1,12 @@
-"""The guard where the limit is the memory of the machine. Only the virtual machines of scripts/check-kernels have none to
-lose."""
+"""The guard where the limit is the memory of the machine. Only the virtual machines of scripts/check-kernels have none
+to lose."""
 
 import psycopg
 import pytest
 from conftest import OOM_ADJUST, PRELOADED, protect, rows, start_cluster, wait_until
 from eaters import EATERS, SETTINGS
 
-pytestmark = pytest.mark.guest
+pytestmark = [pytest.mark.guest, pytest.mark.trials]
 
 
 @pytest.mark.parametrize("action", ["brake", "cancel"])

@@ -19,8 +19,8 @@ MB = 2**20
 PRELOADED = "shared_preload_libraries = 'pg_meminfo'"
 QUIET = "autovacuum = off"
 
-# How much a peak may differ from what the poller has seen. It looks every half millisecond, in which a process can touch a
-# megabyte or two, and the first megabyte of growth is not noticed.
+# How much a peak may differ from what the poller has seen. It looks every half millisecond, in which a process can
+# touch a megabyte or two, and the first megabyte of growth is not noticed.
 TOLERANCE = 4 * MB
 SHARE = 0.03
 
@@ -238,7 +238,8 @@ def test_workers_that_build_an_index(preloaded, watcher):
         session.execute("CREATE INDEX parallel_built ON numbers (x)")
         session.execute("DROP INDEX parallel_built")
         [row] = statements(watcher, "CREATE INDEX parallel_built")
-        assert row["workers_peak"] > 30 * MB and row["worker_peak_max"] <= row["workers_peak"]
+        # On a busy machine the leader does most of it.
+        assert row["workers_peak"] > 10 * MB and row["worker_peak_max"] <= row["workers_peak"]
 
 
 def test_a_cursor_is_charged_for_what_is_fetched(session, watcher):
@@ -259,7 +260,8 @@ def test_a_cursor_with_hold_runs_at_the_commit(session, watcher):
     with Poller(session.info.backend_pid) as poller:
         session.commit()
     found = rows(watcher.execute("SELECT * FROM pg_meminfo_statements WHERE growth > 30000000"))
-    assert poller.growth > 60 * MB and found
+    # The text alone has 33 MB.
+    assert poller.growth > 30 * MB and found
     assert_is_as_polled(max(found, key=lambda row: row["growth"]), poller)
 
 
@@ -316,6 +318,7 @@ def test_a_statement_after_a_heavy_one_is_not_blamed(session, watcher):
     assert_is_as_polled(row, poller)
 
 
+@pytest.mark.one_major
 def test_of_thousands_of_small_statements_none_is_blamed(session, watcher):
     # Caches grow when a statement is executed for the first time.
     small = [f"SELECT {number} AS small, count(*) FROM pg_class WHERE oid < {number}" for number in range(20)]
@@ -323,7 +326,8 @@ def test_of_thousands_of_small_statements_none_is_blamed(session, watcher):
         session.execute(statement)
     watcher.execute("SELECT pg_meminfo_statements_reset()")
     chosen = random.Random(1)
-    # Executed anew each time, so that it is not computed when it is planned. It is so long that malloc returns it at once.
+    # Executed anew each time, so that it is not computed when it is planned. It is so long that malloc returns it at
+    # once.
     large = "SELECT length(repeat('heavy', 10000000 + n)) FROM generate_series(0, 0) AS n"
     heavy = 0
     for number in range(6000):
@@ -451,6 +455,36 @@ def test_peak_rss_is_that_of_the_whole_life(session, watcher):
     assert watcher.execute("SELECT peak_rss FROM pg_meminfo WHERE pid = %s", [pid]).fetchone()[0] >= highest
 
 
+def test_peak_rss_is_not_that_of_an_earlier_process_with_the_same_pid(preloaded, watcher):
+    with preloaded.connect("work_mem=1GB") as session:
+        pid = session.info.backend_pid
+        for statement in "SELECT length(array_agg(x)::text) FROM numbers", "SELECT 1":
+            session.execute(statement)
+        peak_rss = "SELECT peak_rss FROM pg_meminfo WHERE pid = %s"
+        highest = watcher.execute(peak_rss, [pid]).fetchone()[0]
+    wait_until(lambda: not pathlib.Path(f"/proc/{pid}").exists())
+
+    def connect_with_its_pid():
+        """Other processes may be faster."""
+        try:
+            pathlib.Path("/proc/sys/kernel/ns_last_pid").write_text(str(pid - 1))
+        except OSError as error:
+            pytest.skip(f"pids cannot be chosen here: {error}")
+        session = preloaded.connect()
+        if session.info.backend_pid == pid:
+            return session
+        session.close()
+        return None
+
+    # The next sessions get the number of the one that has gone. They execute nothing.
+    with preloaded.sessions(3):
+        reuses = []
+        wait_until(lambda: reuses.append(connect_with_its_pid()) or reuses[-1])
+        with reuses[-1]:
+            assert watcher.execute(peak_rss, [pid]).fetchone()[0] < highest - 50 * MB
+
+
+@pytest.mark.one_major
 def test_descriptors(session):
     """At most two."""
 
@@ -497,6 +531,38 @@ def test_off_for_a_role(preloaded, watcher):
     with preloaded.connect(user="ordinary") as session, pytest.raises(psycopg.errors.InsufficientPrivilege):
         session.execute("SET pg_meminfo.statements = off")
     watcher.execute("DROP ROLE ordinary")
+
+
+def test_off_for_the_server():
+    """No query ids are computed, until they are needed."""
+    with start_cluster(PRELOADED, QUIET, "pg_meminfo.statements = off") as cluster, cluster.connect() as connection:
+        own_id = "SELECT query_id FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+        heavy = "SELECT length(array_agg(n)::text) FROM generate_series(1, 1000000) AS n"
+        assert connection.execute(own_id).fetchone() == (None,)
+        connection.execute(heavy)
+        prepared = "SELECT length(array_agg(n)::text) AS prepared FROM generate_series(1, 1000000::bigint) AS n"
+        connection.execute(prepared, prepare=True)
+        connection.execute("SET pg_meminfo.statements = on")
+        # Also statements that were prepared before have ids now.
+        connection.execute(prepared, prepare=True)
+        assert [row["queryid"] is None for row in statements(connection, prepared)] == [False]
+        assert connection.execute(own_id).fetchone() != (None,)
+        assert statements(connection, heavy) == []
+        connection.execute(heavy)
+        [row] = statements(connection, heavy)
+        assert row["queryid"] is not None and row["heavy_calls"] == 1
+        connection.execute("SET pg_meminfo.statements = off")
+        connection.execute(heavy)
+        assert [row["heavy_calls"] for row in statements(connection, heavy)] == [1]
+
+        with cluster.connect() as other:
+            assert other.execute(own_id).fetchone() == (None,)
+            connection.execute("ALTER SYSTEM SET pg_meminfo.statements = on")
+            connection.execute("SELECT pg_reload_conf()")
+            wait_until(lambda: other.execute("SHOW pg_meminfo.statements").fetchone() == ("on",))
+            other.execute(heavy)
+            assert [row["heavy_calls"] for row in statements(connection, heavy)] == [2]
+            assert other.execute(own_id).fetchone() != (None,)
 
 
 def test_privileges(preloaded, watcher):
@@ -643,6 +709,7 @@ def test_restarts():
         assert 'could not use file "pg_stat/pg_meminfo.statements"' in server.log.read_text()
 
 
+@pytest.mark.one_major
 def test_a_full_list():
     """Those that have grown least go."""
     with start_cluster(PRELOADED, QUIET, "pg_meminfo.max_statements = 100") as cluster, cluster.connect() as connection:
@@ -658,6 +725,7 @@ def test_a_full_list():
         assert len(statements(connection, "SELECT length(repeat('largest'")) == 1
 
 
+@pytest.mark.one_major
 def test_without_clear_refs():
     """New maxima of a session are seen, and what lasts until the end of a statement."""
     within = in_mounts("mount -o bind,remount,ro /proc")

@@ -18,6 +18,14 @@ fn policy(action: Action) -> Policy {
     Policy { min_headroom: 200 * MB, action }
 }
 
+proptest! {
+    #[test]
+    fn a_refusal_is_unpacked_as_it_was_packed(pid in 1i32..1 << 22, kilobytes in 0u64..1 << 42) {
+        let refusal = Refusal { pid, mapped: kilobytes * 1024, statement: 5 };
+        prop_assert_eq!(Refusal::unpack(refusal.pack(), 5), Some(refusal));
+    }
+}
+
 #[test]
 fn nothing_happens_while_there_is_enough() {
     let mut guard = Guard::default();
@@ -100,6 +108,20 @@ fn the_next_statement_is_another_one() {
     };
     assert_eq!(decide(0, 1), Some(End::Cancel));
     assert_eq!(decide(GRACE, 2), Some(End::Cancel));
+}
+
+#[test]
+fn two_that_do_not_obey_are_both_terminated() {
+    let mut guard = Guard::default();
+    let mut orders = Vec::new();
+    for nth in 0..8 {
+        // Now the one holds more, now the other.
+        let members = [member(1, 400 + nth % 2), member(2, 400 + (nth + 1) % 2)];
+        let order = guard.decide(policy(Action::Terminate), &moment(nth as i64 * SECOND, 90, &members)).order;
+        orders.extend(order.map(|order| (order.pid, order.end)));
+    }
+    orders.truncate(4);
+    assert_eq!(orders, [(2, End::Cancel), (1, End::Cancel), (2, End::Terminate), (1, End::Terminate)]);
 }
 
 #[test]

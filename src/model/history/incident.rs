@@ -24,16 +24,20 @@ const MAX_QUERY: usize = 512;
 pub const MAX_DEATH: usize = MAX_QUERY + 64;
 
 impl<'a> Death<'a> {
-    /// The death that the postmaster's log tells of. The message may be translated: `(PID` and the pid are in each
-    /// translation, and the next number is that of the signal. In the detail, the query follows the first colon.
+    /// The death that the postmaster's log tells of. The message may be translated: `PID` and the pid are in each
+    /// translation, after the name of the process, and the next number is that of the signal. In the detail, the query
+    /// follows the first colon. (The Chinese translation of PostgreSQL 15 has some words after the query, too.)
     pub fn parse(at: i64, message: &[u8], detail: Option<&'a [u8]>) -> Option<Self> {
-        let start = memchr::memmem::find(message, b"(PID ")? + b"(PID ".len();
+        // The name of a background worker can have the like: the last is the one. The parentheses around it are others
+        // in Chinese.
+        let is_pid = |start: &usize| message.get(*start).is_some_and(u8::is_ascii_digit);
+        let start = memchr::memmem::find_iter(message, b"PID ").map(|at| at + b"PID ".len()).filter(is_pid).last()?;
         let mut numbers = message[start..].split(|byte| !byte.is_ascii_digit()).filter(|digits| !digits.is_empty());
         let mut number = || std::str::from_utf8(numbers.next()?).ok()?.parse().ok();
         let (pid, signal) = (number()?, number()?);
         let query = detail.and_then(|detail| {
-            let colon = memchr::memmem::find(detail, b": ")?;
-            Some(&detail[colon + 2..])
+            let query = &detail[memchr::memchr(b':', detail)? + 1..];
+            Some(query.strip_prefix(b" ").unwrap_or(query))
         });
         let query = query.unwrap_or_default();
         Some(Death { at, pid, signal, query: &query[..query.len().min(MAX_QUERY)] })
@@ -126,7 +130,7 @@ pub struct Incident {
     pub signal: i32,
     /// How many processes the OOM killer has killed meanwhile.
     pub oom_kills: Option<u64>,
-    /// The process in the last sample. `None` if it was not among the largest, or had not been sampled yet.
+    /// The process in the last sample that has it. `None` if it was not among the largest, or had not been sampled yet.
     pub session: Option<Session>,
     /// What it held together with its parallel workers, if that is what has crossed a threshold.
     pub held: Option<u64>,
@@ -134,9 +138,9 @@ pub struct Incident {
     pub growth_per_second: Option<i64>,
     /// The query that it was executing.
     pub query: Vec<u8>,
-    /// The process that held most in the last sample.
+    /// The process that held most in the sample.
     pub largest: Option<Session>,
-    /// The last sample, without its sessions.
+    /// The last sample, without its sessions. If the process was ended, the last that has the process.
     pub sample: Option<Sample>,
 }
 
@@ -149,12 +153,18 @@ const MAX_AGE: i64 = 60_000_000;
 /// For so many microseconds a process can be on its way out.
 const MAX_EXIT: i64 = 10_000_000;
 
-/// How many processes the OOM killer has killed from the samples before a death until now. `known` is when the last
-/// death was explained: kills before it are not those of this one. `None` if that is unknown.
+/// How many processes the OOM killer has killed from shortly before a death until now: from the last sample that is
+/// certainly from before the kill. `known` is when the last death was explained: kills before it are not those of this
+/// one. `None` if that is unknown.
 pub fn oom_kills(death: i64, known: i64, samples: &[Sample], now: &Sample) -> Option<u64> {
-    // The kernel counts when it kills, and the process needs some time to exit. So the last samples may be from after that.
-    let is_before = |sample: &&Sample| sample.at > known.max(death.saturating_sub(MAX_AGE)) && sample.at <= death;
-    let before = samples.iter().find(is_before).or(samples.last())?;
+    // The kernel counts when it kills, and the process needs some time to exit. So the last samples may be from after
+    // that.
+    let first = death.saturating_sub(MAX_EXIT);
+    let is_before = |sample: &&Sample| sample.at > known && sample.at <= first;
+    let is_near = |sample: &&Sample| sample.at > known && sample.at <= death;
+    // Samples can be further apart than that.
+    let before = samples.iter().rfind(is_before).or_else(|| samples.iter().find(is_near));
+    let before = before.or_else(|| samples.iter().rfind(|sample| sample.at <= death))?;
     let kills = now.oom_kills?.checked_sub(before.oom_kills?)?;
     // If the server has been started anew since, it may be in another cgroup, whose counter begins at 0.
     (kills > 0 || before.server_start == now.server_start).then_some(kills)
@@ -193,8 +203,22 @@ impl Incident {
         Incident { held: Some(held), ..Incident::of_threshold(cause, pid, samples) }
     }
 
-    /// The incident of a threshold that a process has crossed, or all together if the pid is 0. The last of `samples`
-    /// has seen it.
+    /// The incident of a session that was refused more than it held, in a statement that was started then.
+    pub fn of_refusal(pid: i32, held: u64, statement: i64, samples: &[Sample]) -> Self {
+        let mut incident = Incident::of_session(Cause::Refusal, pid, held, samples);
+        // Meanwhile the session may execute another one.
+        if let Some(session) = incident.session.as_mut().filter(|session| session.query_start != statement) {
+            let is_meant = |session: &&Session| session.query_start == statement;
+            let meant = samples.iter().rev().find_map(|sample| sample.session(pid).filter(is_meant));
+            session.query_start = statement;
+            session.query_id = meant.map_or(0, |meant| meant.query_id);
+            incident.query = meant.map(|meant| meant.query.clone()).unwrap_or_default();
+        }
+        incident
+    }
+
+    /// The incident of a threshold that a process has crossed, or all together if the pid is 0. The last of `samples` is
+    /// the one in which this was seen. It need not have the process among its sessions.
     pub fn of_threshold(cause: Cause, pid: i32, samples: &[Sample]) -> Self {
         let at = samples.last().map_or(0, |sample| sample.at);
         Incident { at, cause, pid, ..Incident::default() }.with_samples(samples)
@@ -207,18 +231,20 @@ impl Incident {
 
     fn with_samples(mut self, samples: &[Sample]) -> Self {
         let is_recent = |sample: &&Sample| (self.at - MAX_AGE..=self.at).contains(&sample.at);
-        // A process that has been killed gives up its memory before the postmaster notices. Samples of that time say
-        // nothing.
         let has_it = |sample: &&Sample| sample.session(self.pid).is_some() && self.at - sample.at <= MAX_EXIT;
         let recent = || samples.iter().rev().filter(is_recent);
-        let Some(last) = recent().find(has_it).or_else(|| recent().next()) else { return self };
-        self.largest = last.sessions.first().cloned();
-        self.session = last.session(self.pid).cloned();
+        let Some(last) = recent().next() else { return self };
+        let seen = recent().find(has_it).unwrap_or(last);
+        // A process that has been killed gives up its memory before the postmaster notices. Samples of that time say
+        // nothing. Of one that lives, the last says how much memory is left now.
+        let of_cluster = if self.is_death() { seen } else { last };
+        self.largest = of_cluster.sessions.first().cloned();
+        self.session = seen.session(self.pid).cloned();
         if let Some(session) = &self.session {
             let is_same = |other: &&Session| other.backend_start == session.backend_start;
             let before = |sample: &Sample| {
                 let other = sample.session(self.pid).filter(is_same)?;
-                let passed = last.at - sample.at;
+                let passed = seen.at - sample.at;
                 (1..=GROWTH_OVER).contains(&passed).then_some((passed, other.private))
             };
             self.growth_per_second = samples.iter().find_map(before).map(|(passed, private)| {
@@ -229,7 +255,7 @@ impl Incident {
                 self.query.clone_from(&session.query);
             }
         }
-        let mut sample = last.clone();
+        let mut sample = of_cluster.clone();
         sample.sessions.clear();
         self.sample = Some(sample);
         self
@@ -311,6 +337,7 @@ fn printable(text: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::sample::tests::{known_sample, known_session, longest_sample, longest_session};
     use super::*;
 
     fn sample(at: i64, sessions: &[(i32, u64)]) -> Sample {
@@ -325,12 +352,51 @@ mod tests {
 
     #[test]
     fn what_the_postmaster_writes() {
-        let detail = "Failed process was running: SELECT ': '".as_bytes();
-        let death = |message: &str| Death::parse(5, message.as_bytes(), Some(detail));
-        let wanted = Some(Death { at: 5, pid: 4711, signal: 9, query: b"SELECT ': '" });
-        assert_eq!(death("server process (PID 4711) was terminated by signal 9: Killed"), wanted);
-        assert_eq!(death("Serverprozess (PID 4711) wurde von Signal 9 beendet: Killed"), wanted);
-        assert_eq!(death("background worker \"x 12\" (PID 4711) was terminated by signal 9: Killed"), wanted);
+        let wanted = Death { at: 5, pid: 4711, signal: 9, query: b"SELECT ': '" };
+        // The catalog of each language, of PostgreSQL 19 where nothing else is said.
+        for (message, detail) in [
+            ("server process (PID 4711) was terminated by signal 9: Killed", "Failed process was running: "),
+            ("Serverprozess (PID 4711) wurde von Signal 9 beendet: Killed", "Der fehlgeschlagene Prozess führte aus: "),
+            (
+                "proceso ayudante «x» (PID 4711) fue terminado por una señal 9: Killed",
+                "El proceso que falló estaba ejecutando: ",
+            ),
+            (
+                "processus serveur (PID 4711) a été arrêté par le signal 9 : Killed",
+                "Le processus qui a échoué exécutait : ",
+            ),
+            ("server process (PID 4711)はシグナル9で終了しました: Killed", "失敗したプロセスが実行していました: "),
+            ("server process (PID 4711) დასრულდა სიგნალით: 9: Killed", "შეცდომის მქონე პროცესს გაშვებული ჰქონდა: "),
+            ("server process (PID 4711) 프로세스가 9번 시그널을 받아 종료됨: Killed", "프로세스 실행 실패: "),
+            (
+                "server process (PID 4711) был завершён по сигналу 9: Killed",
+                "Завершившийся процесс выполнял действие: ",
+            ),
+            (
+                "sunucu süreci (PID 4711) 9 sinyali tarafından sonlandırıldı: Killed",
+                "Başarısız olan sürecin çalıştırdığı: ",
+            ),
+            ("server process（PID 4711）被信号 9 终止: Killed", "出错进程当时正在运行: "),
+            // Of 15.
+            ("服务器进程 (PID 4711) 被信号 9 中断: Killed", "失败进程:"),
+            ("server process (PID 4711) 由訊號 9 結束: Killed", "出錯行程當時正在執行: "),
+            // The name of a background worker is anything.
+            (
+                "background worker \"x 12\" (PID 4711) was terminated by signal 9: Killed",
+                "Failed process was running: ",
+            ),
+            (
+                "background worker \"(PID 5) 6\" (PID 4711) was terminated by signal 9: Killed",
+                "Failed process was running: ",
+            ),
+            ("后台工作进程 \"PID 5\"（PID 4711）被信号 9 终止: Killed", "出错进程当时正在运行: "),
+        ] {
+            let detail = format!("{detail}SELECT ': '");
+            let death = Death::parse(5, message.as_bytes(), Some(detail.as_bytes()));
+            assert_eq!(death.as_ref(), Some(&wanted), "{message}");
+        }
+        let death = |message: &str| Death::parse(5, message.as_bytes(), None);
+        assert_eq!(death("server process (PID x) was terminated by signal 9"), None);
         assert_eq!(death("server process was terminated"), None);
         let long = [b"running: ".to_vec(), vec![b'x'; 5000]].concat();
         let long = Death::parse(i64::MAX, b"(PID 2147483647) 64", Some(&long)).unwrap();
@@ -345,6 +411,23 @@ mod tests {
         }
         file[20] ^= 1;
         assert_eq!(Death::decode_all(&file), []);
+    }
+
+    #[test]
+    fn the_statement_that_was_refused_memory_is_named() {
+        let of = |at, query_start, query: &[u8]| {
+            let session =
+                Session { pid: 7, query_start, query_id: query_start, query: query.into(), ..Session::default() };
+            Sample { at, sessions: vec![session], ..Sample::default() }
+        };
+        let samples = [of(1, 10, b"eats"), of(2, 10, b"eats"), of(3, 20, b"next")];
+        for (statement, query_id, query) in [(10, 10, "eats"), (20, 20, "next"), (15, 0, "")] {
+            let incident = Incident::of_refusal(7, 1 << 20, statement, &samples);
+            let session = incident.session.unwrap();
+            assert_eq!((session.query_start, session.query_id), (statement, query_id));
+            assert_eq!(incident.query, query.as_bytes());
+        }
+        assert_eq!(Incident::of_refusal(8, 1 << 20, 10, &samples).session, None);
     }
 
     #[test]
@@ -384,6 +467,26 @@ mod tests {
     }
 
     #[test]
+    fn of_the_living_the_cluster_is_that_of_the_last_sample() {
+        let with = |sample: Sample, headroom| Sample { headroom: Some(headroom), processes: 3, ..sample };
+        let samples = [
+            with(sample(96_000_000, &[(7, 200), (9, 100)]), 5000),
+            with(sample(97_000_000, &[(7, 600), (9, 500)]), 4000),
+            with(sample(99_000_000, &[(9, 800)]), 100),
+        ];
+        for cause in [Cause::Cancel, Cause::Terminate, Cause::Refusal, Cause::SessionMemory] {
+            let incident = Incident::of_session(cause, 7, 900, &samples);
+            let last = incident.sample.as_ref().unwrap();
+            assert_eq!((incident.at, last.at, last.headroom), (99_000_000, 99_000_000, Some(100)));
+            assert_eq!(incident.largest.as_ref().unwrap().private, 800);
+            // What is known of the process itself is older.
+            assert_eq!(incident.session.as_ref().unwrap().private, 600);
+            assert_eq!((incident.growth_per_second, &incident.query[..]), (Some(400), &b"held"[..]));
+        }
+        assert_eq!(Incident::of_threshold(Cause::MinHeadroom, 0, &samples).largest.unwrap().pid, 9);
+    }
+
+    #[test]
     fn kills_are_counted_from_before_the_death() {
         let counted = |at, kills| Sample { oom_kills: Some(kills), ..sample(at, &[]) };
         let samples = [counted(90_000_000, 1), counted(96_000_000, 2), counted(99_990_000, 3)];
@@ -394,6 +497,15 @@ mod tests {
         assert_eq!(oom_kills(100_000_000, 97_000_000, &samples, &now), Some(0));
         assert_eq!(oom_kills(200_000_000, 0, &samples, &now), Some(0));
         assert_eq!(oom_kills(100_000_000, 0, &[], &now), None);
+        // What was killed long before the death was another one.
+        let samples = [counted(50_000_000, 1), counted(70_000_000, 3), counted(88_000_000, 3), counted(97_000_000, 3)];
+        assert_eq!(oom_kills(100_000_000, 0, &samples, &now), Some(0));
+        // The only sample of the last seconds is perhaps from after the kill.
+        let samples = [counted(60_000_000, 1), counted(70_000_000, 2), counted(99_000_000, 3)];
+        assert_eq!(oom_kills(100_000_000, 0, &samples, &now), Some(1));
+        // None is from just before the death, and one from after it.
+        let samples = [counted(60_000_000, 1), counted(70_000_000, 2), counted(100_500_000, 3)];
+        assert_eq!(oom_kills(100_000_000, 80_000_000, &samples, &now), Some(1));
         // A new cgroup, in which nobody has been killed yet.
         let elsewhere = Sample { server_start: 1, ..counted(101_000_000, 3) };
         assert_eq!(oom_kills(200_000_000, 0, &samples, &elsewhere), None);
@@ -416,6 +528,77 @@ mod tests {
         earlier.sessions[0].backend_start = 4;
         let incident = Incident::of_death(&death(libc::SIGKILL), Some(1), &[earlier, sample(99_000_000, &[(7, 600)])]);
         assert_eq!(incident.growth_per_second, None);
+    }
+
+    /// If this fails, a file that another library has written cannot be read. See VERSION in ring.rs.
+    #[test]
+    fn the_bytes_of_an_incident_are_known() {
+        let incident = Incident {
+            at: 20,
+            cause: Cause::Refusal,
+            pid: 21,
+            signal: 22,
+            oom_kills: Some(23),
+            session: None,
+            held: Some(24),
+            growth_per_second: Some(25),
+            query: b"its query".into(),
+            largest: Some(known_session()),
+            sample: Some(known_sample()),
+        };
+        let session = b"\x02\x01\x04\x06\x04type\x04\x05\x0bapplication\x05state\x0c\x0e\x05query\x08\x09\x14";
+        let wanted = [
+            &b"\x28\x0a\x2a\x2c\x01\x17\x00\x01\x18\x01\x32\x09its query\x01"[..],
+            session,
+            b"\x01",
+            &known_sample().encode().unwrap(),
+        ];
+        assert_eq!(incident.encode().unwrap(), wanted.concat());
+        let causes = [
+            "oom kill",
+            "possible oom kill",
+            "kill",
+            "crash",
+            "server end",
+            "session memory",
+            "min headroom",
+            "brake",
+            "cancel",
+            "terminate",
+            "refusal",
+        ];
+        for (byte, name) in (0..).zip(causes) {
+            let incident = Incident::decode(&[0, byte, 0, 0, 0, 0, 0, 0, 0, 0, 0]).unwrap();
+            assert_eq!(incident.cause.name(), name);
+        }
+        assert_eq!(Incident::decode(&[0, causes.len() as u8, 0, 0, 0, 0, 0, 0, 0, 0, 0]), None);
+    }
+
+    /// What a postmaster has noted before an update, the recorder of the new library takes over.
+    #[test]
+    fn the_bytes_of_a_death_are_known() {
+        let death = Death { at: 1, pid: 2, signal: 9, query: b"query" };
+        let wanted = b"\x09\x00\x00\x00pl\xa6\x0e\x02\x04\x12\x05query";
+        assert_eq!(death.encode(&mut [0; MAX_DEATH]).unwrap(), wanted);
+    }
+
+    #[test]
+    fn the_longest_fits() {
+        let session = || Some(longest_session());
+        let longest = Incident {
+            at: i64::MIN,
+            cause: Cause::Refusal,
+            pid: i32::MIN,
+            signal: i32::MIN,
+            oom_kills: Some(u64::MAX),
+            session: session(),
+            held: Some(u64::MAX),
+            growth_per_second: Some(i64::MIN),
+            query: vec![b'q'; MAX_QUERY],
+            largest: session(),
+            sample: Some(longest_sample(0)),
+        };
+        assert_eq!(Incident::decode(&longest.encode().unwrap()), Some(longest));
     }
 
     proptest::proptest! {

@@ -2,8 +2,9 @@
 //!
 //! # Format
 //!
-//! The file consists of blocks. The first holds a [`Header`]. Every other block starts with its sequence number and the
-//! time of its first record, and then has records, each with its length and a checksum. A new block is written as a
+//! The file consists of blocks. The first holds a [`Header`]. Every other block starts with its sequence number, the
+//! time of its first record, and whether it is known that no record of the block before is later than that: the clock
+//! may have been set back. Then it has records, each with its length and a checksum. A new block is written as a
 //! whole, over the oldest one; further records are appended to it, one write each. So a writer that is killed can spoil
 //! only the record that it is writing. The checksum of a record depends on the block's sequence number: what is left of
 //! an older block is never taken for a part of a newer one.
@@ -14,12 +15,14 @@
 //!
 //! Numbers are little-endian.
 
+use std::collections::TryReserveError;
 use std::io;
 
 /// The size of a block.
 pub const BLOCK: usize = 8192;
 
-/// The length of a block's own header: its checksum, sequence number, and the time of its first record.
+/// The length of a block's own header: its checksum, whether it follows the block before in time, its sequence number,
+/// and the time of its first record.
 const BLOCK_HEADER: usize = 24;
 
 /// The length of what stands before a record: its length and checksum.
@@ -28,7 +31,9 @@ const RECORD_HEADER: usize = 8;
 /// The longest record.
 pub const MAX_RECORD: usize = BLOCK - BLOCK_HEADER - RECORD_HEADER;
 
-/// The version of this format.
+/// The version of this format, and of what is in the records. Postcard writes the fields of a record one after the
+/// other, without their names, and a [`Cause`](super::incident::Cause) as its index. So any change of a `Sample`, a
+/// `Session` or an `Incident` is a new version, for which the old files are set aside; their tests compare the bytes.
 const VERSION: u32 = 1;
 
 const MAGIC: &[u8; 8] = b"pgmemhis";
@@ -70,6 +75,14 @@ pub enum Unusable {
     Damaged,
     /// It cannot be read.
     Io(io::Error),
+    /// There is not enough memory to read it.
+    OutOfMemory,
+}
+
+impl From<TryReserveError> for Unusable {
+    fn from(_: TryReserveError) -> Self {
+        Unusable::OutOfMemory
+    }
 }
 
 impl From<io::Error> for Unusable {
@@ -139,23 +152,28 @@ fn long(bytes: &[u8]) -> u64 {
 /// What a block's own header says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Block {
+    /// Not 0.
     sequence: u64,
     first_at: i64,
+    /// It is known that no record of the block before is later than the first of this one.
+    follows: bool,
 }
 
 impl Block {
     fn encode(self) -> [u8; BLOCK_HEADER] {
         let mut bytes = [0; BLOCK_HEADER];
+        bytes[4] = self.follows.into();
         bytes[8..16].copy_from_slice(&self.sequence.to_le_bytes());
         bytes[16..].copy_from_slice(&self.first_at.to_le_bytes());
-        let checksum = crc32fast::hash(&bytes[8..]);
-        bytes[4..8].copy_from_slice(&checksum.to_le_bytes());
+        let checksum = crc32fast::hash(&bytes[4..]);
+        bytes[..4].copy_from_slice(&checksum.to_le_bytes());
         bytes
     }
 
     /// `None` if nothing has been written there, or not all of it.
     fn decode(bytes: &[u8; BLOCK_HEADER]) -> Option<Self> {
-        let block = Block { sequence: long(&bytes[8..]), first_at: long(&bytes[16..]) as i64 };
+        let (sequence, first_at) = (long(&bytes[8..]), long(&bytes[16..]) as i64);
+        let block = Block { sequence, first_at, follows: bytes[4] != 0 };
         (block.sequence != 0 && block.encode() == *bytes).then_some(block)
     }
 
@@ -185,22 +203,22 @@ pub struct Ring<S> {
     sequence: u64,
     /// How much of it is used. All of it if a new one is to be started.
     used: usize,
-    /// The time of the last record.
-    last_at: i64,
+    /// The time of the last record. `None` if it is unknown.
+    last_at: Option<i64>,
 }
 
 impl<S: Storage> Ring<S> {
     /// Makes a new ring of storage that is all zeros.
     pub fn create(storage: S, header: Header) -> io::Result<Self> {
         storage.write(0, &header.encode())?;
-        Ok(Ring { storage, header, sequence: 0, used: BLOCK, last_at: i64::MIN })
+        Ok(Ring { storage, header, sequence: 0, used: BLOCK, last_at: None })
     }
 
     /// Goes on with a ring.
     pub fn open(storage: S) -> Result<Self, Unusable> {
         let header = Header::read(&storage)?;
-        let sequence = blocks(&storage, header).last().map_or(0, |block| block.sequence);
-        Ok(Ring { storage, header, sequence, used: BLOCK, last_at: i64::MIN })
+        let sequence = written(&storage, header, || {}).map(|block| block.sequence).max().unwrap_or(0);
+        Ok(Ring { storage, header, sequence, used: BLOCK, last_at: None })
     }
 
     /// What the first block says.
@@ -215,11 +233,12 @@ impl<S: Storage> Ring<S> {
         }
         let length = RECORD_HEADER + record.len();
         // Within a block, time does not go back.
-        let needs_block = self.used + length > BLOCK || at < self.last_at;
+        let needs_block = self.used + length > BLOCK || self.last_at.is_some_and(|last_at| at < last_at);
         let next = || self.sequence.checked_add(1).ok_or(io::ErrorKind::InvalidData);
         let sequence = if needs_block { next()? } else { self.sequence };
-        self.last_at = at;
-        let block = Block { sequence, first_at: at };
+        let follows = self.last_at.is_some_and(|last_at| at >= last_at);
+        self.last_at = Some(at);
+        let block = Block { sequence, first_at: at, follows };
         let mut bytes = [0; BLOCK];
         let start = if needs_block {
             bytes[..BLOCK_HEADER].copy_from_slice(&block.encode());
@@ -244,55 +263,110 @@ impl<S: Storage> Ring<S> {
         Ok(())
     }
 
+    /// Adds the records of another ring, as many as there is room for. Each new block has those of one old block, for
+    /// only the time of the first of them is known.
+    pub fn copy(&mut self, old: &Ring<impl Storage>) -> io::Result<()> {
+        let blocks = blocks(&old.storage, old.header, || {}).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        let without_room = blocks.len().saturating_sub(self.header.blocks as usize);
+        let mut before = 0;
+        for block in &blocks[without_room..] {
+            if !block.follows || block.sequence - 1 != before {
+                self.last_at = None;
+            }
+            before = block.sequence;
+            self.used = BLOCK;
+            let mut result = Ok(());
+            read_block(&old.storage, *block, old.header, &mut |record| {
+                if result.is_ok() {
+                    result = self.append(block.first_at, record);
+                }
+            });
+            result?;
+        }
+        (self.used, self.last_at) = (BLOCK, None);
+        Ok(())
+    }
+
     /// The storage.
     pub fn storage(&self) -> &S {
         &self.storage
     }
 }
 
-/// The blocks that have been written, the oldest first.
-fn blocks(storage: &impl Storage, header: Header) -> Vec<Block> {
-    let mut blocks = Vec::new();
-    for number in 0..u64::from(header.blocks) {
+/// The blocks that have been written, in the order of the file. Calls `pause` for each block.
+fn written(storage: &impl Storage, header: Header, pause: fn()) -> impl Iterator<Item = Block> {
+    (0..u64::from(header.blocks)).filter_map(move |number| {
+        pause();
         let mut bytes = [0; BLOCK_HEADER];
-        if storage.read(offset_of(number), &mut bytes).is_ok()
-            && let Some(block) = Block::decode(&bytes)
-            && block.sequence % u64::from(header.blocks) == number
-        {
-            blocks.push(block);
-        }
-    }
+        storage.read(offset_of(number), &mut bytes).ok()?;
+        Block::decode(&bytes).filter(|block| block.sequence % u64::from(header.blocks) == number)
+    })
+}
+
+/// The blocks that have been written, the oldest first.
+fn blocks(storage: &impl Storage, header: Header, pause: fn()) -> Result<Vec<Block>, TryReserveError> {
+    let mut blocks = Vec::new();
+    // A large file has a million of them.
+    blocks.try_reserve_exact(header.blocks as usize)?;
+    blocks.extend(written(storage, header, pause));
     blocks.sort_unstable_by_key(|block| block.sequence);
-    blocks
+    Ok(blocks)
 }
 
-/// The time of the oldest record.
-pub fn first_time(storage: &impl Storage, header: Header) -> Option<i64> {
-    blocks(storage, header).first().map(|block| block.first_at)
+/// A reader of a ring. It knows the blocks that there were when it was made.
+#[derive(Debug)]
+pub struct Reader<S> {
+    storage: S,
+    header: Header,
+    blocks: Vec<Block>,
+    pause: fn(),
 }
 
-/// Passes the records of the newest block to `visit`, the oldest first.
-pub fn read_newest(storage: &impl Storage, header: Header, mut visit: impl FnMut(&[u8])) {
-    if let Some(block) = blocks(storage, header).last() {
-        read_block(storage, *block, header, &mut |_, record| visit(record));
+impl<S: Storage> Reader<S> {
+    /// Makes it. `pause` is called for each block that is read, now and later; it may unwind.
+    pub fn open(storage: S, pause: fn()) -> Result<Self, Unusable> {
+        let header = Header::read(&storage)?;
+        let blocks = blocks(&storage, header, pause)?;
+        Ok(Reader { storage, header, blocks, pause })
     }
-}
 
-/// Passes the records of the blocks that can have some from the time `from` until `until` to `visit`, the oldest first,
-/// each with the time at which its block begins. The first and the last of them may lie outside.
-pub fn read(storage: &impl Storage, header: Header, from: i64, until: i64, mut visit: impl FnMut(i64, &[u8])) {
-    let blocks = blocks(storage, header);
-    for (nth, block) in blocks.iter().enumerate() {
-        // If the clock has been set back after it, nothing is known about its end.
-        let ends_before = |next: &Block| (block.first_at..from).contains(&next.first_at);
-        let is_outside = block.first_at > until || blocks.get(nth + 1).is_some_and(ends_before);
-        if !is_outside {
-            read_block(storage, *block, header, &mut visit);
+    /// The time of the oldest record.
+    pub fn first_time(&self) -> Option<i64> {
+        self.blocks.first().map(|block| block.first_at)
+    }
+
+    /// The last record that can be decoded.
+    pub fn last<T>(&self, mut decode: impl FnMut(&[u8]) -> Option<T>) -> Option<T> {
+        // If the writer was killed while it began a block, that has no record.
+        self.blocks.iter().rev().find_map(|block| {
+            let mut last = None;
+            self.read_block(*block, |record| last = decode(record).or(last.take()));
+            last
+        })
+    }
+
+    /// Passes the records of the blocks that can have some from the time `from` until `until` to `visit`, the oldest
+    /// first. The first and the last of them may lie outside.
+    pub fn each(&self, from: i64, until: i64, mut visit: impl FnMut(&[u8])) {
+        for (nth, block) in self.blocks.iter().enumerate() {
+            let ends_before = |next: &Block| {
+                // Only of neighbors is it known.
+                next.follows && next.sequence - 1 == block.sequence && next.first_at < from
+            };
+            let is_outside = block.first_at > until || self.blocks.get(nth + 1).is_some_and(ends_before);
+            if !is_outside {
+                self.read_block(*block, &mut visit);
+            }
         }
     }
+
+    fn read_block(&self, block: Block, mut visit: impl FnMut(&[u8])) {
+        (self.pause)();
+        read_block(&self.storage, block, self.header, &mut visit);
+    }
 }
 
-fn read_block(storage: &impl Storage, block: Block, header: Header, visit: &mut impl FnMut(i64, &[u8])) {
+fn read_block(storage: &impl Storage, block: Block, header: Header, visit: &mut impl FnMut(&[u8])) {
     let mut bytes = [0; BLOCK];
     let mut start = BLOCK_HEADER;
     // The second time from where the first has found something incomplete: perhaps it was being written.
@@ -301,7 +375,7 @@ fn read_block(storage: &impl Storage, block: Block, header: Header, visit: &mut 
             return;
         }
         while let Some(record) = record_at(&bytes, start, block.sequence) {
-            visit(block.first_at, record);
+            visit(record);
             start += RECORD_HEADER + record.len();
         }
     }

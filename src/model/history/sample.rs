@@ -65,9 +65,19 @@ pub struct Session {
 }
 
 impl Sample {
-    /// The bytes of a record. `None` if there is no memory for them.
+    /// The bytes of a record. If that would be too long, the last sessions are left out. `None` if it is too long
+    /// without any, too.
     pub fn encode(&self) -> Option<Vec<u8>> {
-        encode(self)
+        // Names of usual lengths leave room, so this is rare.
+        encode(self).or_else(|| {
+            let mut shorter = self.clone();
+            while shorter.sessions.pop().is_some() {
+                if let Some(bytes) = encode(&shorter) {
+                    return Some(bytes);
+                }
+            }
+            None
+        })
     }
 
     /// The sample of a record. `None` if the record is not one.
@@ -113,7 +123,7 @@ pub fn choose(readings: &mut [Reading], largest: usize, growing: usize) -> usize
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
@@ -153,9 +163,104 @@ mod tests {
         assert!(Sample::decode(&bytes[..bytes.len() - 1]).is_none());
     }
 
+    /// A session with all that it can have: see the sizes in the sampler, NAMEDATALEN and BGW_MAXLEN.
+    pub fn longest_session() -> Session {
+        Session {
+            pid: i32::MIN,
+            leader: Some(i32::MIN),
+            backend_start: i64::MIN,
+            backend_type: vec![b't'; 95],
+            user: u32::MAX,
+            database: u32::MAX,
+            application: vec![b'a'; 63],
+            state: b"idle in transaction (aborted)".to_vec(),
+            query_id: i64::MIN,
+            query_start: i64::MIN,
+            query: vec![b'q'; 256],
+            private: u64::MAX,
+            peak: u64::MAX,
+            growth: i64::MIN,
+        }
+    }
+
+    /// A sample with that many of them.
+    pub fn longest_sample(sessions: usize) -> Sample {
+        Sample {
+            at: i64::MIN,
+            server_start: i64::MIN,
+            processes: u32::MAX,
+            private: u64::MAX,
+            headroom: Some(u64::MAX),
+            limit: Some(u64::MAX),
+            limited_by: Some(vec![b'c'; libc::PATH_MAX as usize]),
+            oom_kills: Some(u64::MAX),
+            psi_some: Some(u64::MAX),
+            psi_full: Some(u64::MAX),
+            is_last: true,
+            sessions: vec![longest_session(); sessions],
+        }
+    }
+
+    /// A session each of whose fields has another value.
+    pub fn known_session() -> Session {
+        Session {
+            pid: 1,
+            leader: Some(2),
+            backend_start: 3,
+            backend_type: b"type".into(),
+            user: 4,
+            database: 5,
+            application: b"application".into(),
+            state: b"state".into(),
+            query_id: 6,
+            query_start: 7,
+            query: b"query".into(),
+            private: 8,
+            peak: 9,
+            growth: 10,
+        }
+    }
+
+    pub fn known_sample() -> Sample {
+        Sample {
+            at: 11,
+            server_start: 12,
+            processes: 13,
+            private: 14,
+            headroom: Some(15),
+            limit: Some(16),
+            limited_by: Some(b"cgroup".into()),
+            oom_kills: Some(17),
+            psi_some: Some(18),
+            psi_full: None,
+            is_last: true,
+            sessions: vec![known_session()],
+        }
+    }
+
+    /// If this fails, a file that another library has written cannot be read. See VERSION in ring.rs.
     #[test]
-    fn too_long_a_record_is_none() {
-        let session = Session { query: vec![b'x'; 1000], ..Session::default() };
-        assert!(Sample { sessions: vec![session; 16], ..Sample::default() }.encode().is_none());
+    fn the_bytes_of_a_sample_are_known() {
+        let session = b"\x02\x01\x04\x06\x04type\x04\x05\x0bapplication\x05state\x0c\x0e\x05query\x08\x09\x14";
+        let sample = b"\x16\x18\x0d\x0e\x01\x0f\x01\x10\x01\x06cgroup\x01\x11\x01\x12\x00\x01\x01";
+        assert_eq!(known_sample().encode().unwrap(), [&sample[..], session].concat());
+    }
+
+    #[test]
+    fn what_is_too_long_loses_its_last_sessions() {
+        let sample = longest_sample(16);
+        let kept = Sample::decode(&sample.encode().unwrap()).unwrap();
+        let count = kept.sessions.len();
+        assert!((5..16).contains(&count), "{count}");
+        assert_eq!(kept, longest_sample(count));
+        // One more would not have fit.
+        assert!(encode(&longest_sample(count + 1)).is_none());
+        // That of a minute.
+        assert_eq!(Sample::decode(&longest_sample(4).encode().unwrap()), Some(longest_sample(4)));
+        // What a sample of usual lengths has.
+        let usual =
+            Session { application: b"psql".to_vec(), backend_type: b"client backend".to_vec(), ..longest_session() };
+        let usual = Sample { limited_by: Some(vec![b'c'; 100]), sessions: vec![usual; 16], ..longest_sample(0) };
+        assert_eq!(Sample::decode(&usual.encode().unwrap()), Some(usual));
     }
 }

@@ -1,5 +1,5 @@
-//! The statements that a process executes at the same time: those that run, one inside the other, and cursors that wait to
-//! be read further.
+//! The statements that a process executes at the same time: those that run, one inside the other, and cursors that wait
+//! to be read further.
 
 use super::meter::{Finding, Meter, Peak};
 
@@ -84,16 +84,28 @@ pub enum Abort {
     Exit,
 }
 
+/// A statement that is not followed because too many run around it. A recursive one has the same identifier at each
+/// depth, and its end must not be taken for that of one that is followed.
+#[derive(Debug)]
+struct Unfollowed {
+    id: usize,
+    level: i32,
+    handler: Handler,
+    outlives_transaction: bool,
+}
+
 /// The executions of one process.
 #[derive(Debug)]
 pub struct Executions<T> {
     open: Vec<Execution<T>>,
     running: usize,
+    /// What runs within [`MAX_OPEN`] others. Once one of those has ended, it means nothing.
+    unfollowed: Vec<Unfollowed>,
 }
 
 impl<T> Default for Executions<T> {
     fn default() -> Self {
-        Executions { open: Vec::new(), running: 0 }
+        Executions { open: Vec::new(), running: 0, unfollowed: Vec::new() }
     }
 }
 
@@ -132,6 +144,7 @@ impl<T> Executions<T> {
             self.forget_waiting(start.id);
         }
         if self.open.len() < MAX_OPEN {
+            self.unfollowed.clear();
             self.running += 1;
             self.open.push(Execution {
                 statement,
@@ -144,7 +157,27 @@ impl<T> Executions<T> {
                 running_level: start.level,
                 handler: start.handler,
             });
+        } else {
+            self.start_unfollowed(start);
         }
+    }
+
+    #[cold]
+    fn start_unfollowed(&mut self, start: Start) {
+        let Start { id, handler, level, outlives_transaction, .. } = start;
+        // Without memory for it, its end may be taken for another one's.
+        if self.unfollowed.try_reserve(1).is_ok() {
+            self.unfollowed.push(Unfollowed { id, level, handler, outlives_transaction });
+        }
+    }
+
+    /// The innermost of those with this identifier, if it is not followed.
+    #[inline]
+    fn find_unfollowed(&self, id: usize) -> Option<usize> {
+        if self.unfollowed.is_empty() || self.open.len() < MAX_OPEN {
+            return None;
+        }
+        self.unfollowed.iter().rposition(|unfollowed| unfollowed.id == id)
     }
 
     /// Whether one waits until its client wants more of it.
@@ -194,8 +227,8 @@ impl<T> Executions<T> {
         self.open.iter_mut().filter(|execution| execution.is_running)
     }
 
-    /// Removes one that has ended without its own end, and returns it with whether it was running. `None` if there is no
-    /// other one.
+    /// Removes one that has ended without its own end, and returns it with whether it was running. `None` if there is
+    /// no other one.
     pub fn next_dead(&mut self, abort: Abort) -> Option<(Execution<T>, bool)> {
         let is_dead = |execution: &Execution<T>| match abort {
             Abort::Subtransaction(level) => {
@@ -207,6 +240,11 @@ impl<T> Executions<T> {
             }
             Abort::Exit => true,
         };
+        self.unfollowed.retain(|unfollowed| match abort {
+            Abort::Subtransaction(level) => unfollowed.level < level,
+            Abort::Transaction(handler) => unfollowed.outlives_transaction && unfollowed.handler > handler,
+            Abort::Exit => false,
+        });
         let at = self.open.iter().rposition(is_dead)?;
         let execution = self.open.remove(at);
         self.running -= usize::from(execution.is_running);
@@ -220,16 +258,20 @@ impl<T> Executions<T> {
             execution.level = execution.level.min(level - 1);
             execution.running_level = execution.running_level.min(level - 1);
         }
+        for unfollowed in &mut self.unfollowed {
+            unfollowed.level = unfollowed.level.min(level - 1);
+        }
     }
 
     /// The transaction has been committed. Only what outlives it remains.
     pub fn end_transaction(&mut self) {
         self.open.retain(|execution| execution.is_running && execution.outlives_transaction);
         self.running = self.open.len();
+        self.unfollowed.retain(|unfollowed| unfollowed.outlives_transaction);
     }
 
-    /// Forgets one that waits and has the address of one that starts, because an ERROR has ended it, and if there are too many,
-    /// the one that has waited longest.
+    /// Forgets one that waits and has the address of one that starts, because an ERROR has ended it, and if there are
+    /// too many, the one that has waited longest.
     #[cold]
     fn forget_waiting(&mut self, id: usize) {
         let is_full = self.open.len() == MAX_OPEN;
@@ -239,14 +281,22 @@ impl<T> Executions<T> {
         }
     }
 
+    /// The innermost of those with this identifier, if it is followed.
     #[inline]
     fn find(&self, id: usize) -> Option<usize> {
+        if self.find_unfollowed(id).is_some() {
+            return None;
+        }
         self.open.iter().rposition(|execution| execution.id == id)
     }
 
     /// One has ended. `None` if it was not followed.
     #[inline]
     pub fn finish(&mut self, id: usize) -> Option<Execution<T>> {
+        if let Some(at) = self.find_unfollowed(id) {
+            self.unfollowed.remove(at);
+            return None;
+        }
         let at = self.find(id)?;
         // Nearly always it is the last one.
         let execution = if at + 1 == self.open.len() { self.open.pop()? } else { self.open.remove(at) };

@@ -101,7 +101,7 @@ pub struct Meter {
     most_shared: u64,
     /// Shared memory may shrink, so what the mark says about private memory is not a lower limit.
     shared_may_shrink: bool,
-    /// What samples have found, until somebody takes it.
+    /// What looks and samples have found, until somebody takes it.
     finding: Option<Finding>,
     /// Memory may have been freed since the mark was lowered.
     is_stale: bool,
@@ -149,7 +149,7 @@ impl Meter {
         self.is_stale = true;
     }
 
-    /// Until the next sample, shared memory may shrink.
+    /// Until the next [`refresh`](Self::refresh), shared memory may shrink.
     pub fn expect_shrinking(&mut self) {
         self.shared_may_shrink = true;
     }
@@ -180,7 +180,9 @@ impl Meter {
             // Small statements may have needed this. It is not to be blamed on a later one.
             self.private += mark.resident.saturating_sub(self.mark);
             self.mark = self.mark.max(mark.resident);
-            self.major_faults = mark.major_faults;
+            if mark.major_faults > self.major_faults {
+                self.count_faults(mark);
+            }
         }
     }
 
@@ -197,9 +199,17 @@ impl Meter {
         self.shared_may_shrink = false;
     }
 
-    /// What the samples have found since the last call.
+    /// What looks and samples have found since the last call.
     pub fn take(&mut self) -> Option<Finding> {
         self.finding.take()
+    }
+
+    /// Faults belong to what runs now, whether it has grown or not.
+    #[cold]
+    fn count_faults(&mut self, mark: Mark) {
+        let finding = self.finding.get_or_insert_default();
+        finding.major_faults += mark.major_faults.saturating_sub(self.major_faults);
+        self.major_faults = mark.major_faults;
     }
 
     /// Whether the mark has risen since the last sample.
@@ -221,12 +231,10 @@ impl Meter {
         if mark.resident > self.mark && !self.shared_may_shrink {
             peak.at_least = private.max(mark.resident.saturating_sub(self.most_shared));
         }
-        let finding = self.finding.get_or_insert_default();
-        finding.peak.merge(peak);
-        finding.major_faults += mark.major_faults.saturating_sub(self.major_faults);
+        self.finding.get_or_insert_default().peak.merge(peak);
+        self.count_faults(mark);
         self.mark = if probe.lower_mark() { probe.mark().resident } else { mark.resident };
         self.sampled_mark = self.mark;
-        self.major_faults = mark.major_faults;
         self.private = private;
         (self.least_shared, self.most_shared) = (shared, shared);
         self.is_stale = true;

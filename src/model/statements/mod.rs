@@ -1,5 +1,5 @@
-//! Statements and the memory that they need: measured by a [`meter`], followed by a [`follower`] through their [`executions`], kept in a [`table`],
-//! and saved in a [`file`].
+//! Statements and the memory that they need: measured by a [`meter`], followed by a [`follower`] through their
+//! [`executions`], kept in a [`table`], and saved in a [`file`].
 
 pub mod executions;
 pub mod file;

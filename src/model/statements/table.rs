@@ -97,8 +97,8 @@ pub struct Table<'a> {
     pub entries: &'a mut [Entry],
     /// Room for the texts, of the same size for each entry.
     pub texts: &'a mut [u8],
-    /// For each hash value one more than the number of an entry, or 0. Its length is a power of two, and at least twice that
-    /// of the entries.
+    /// For each hash value one more than the number of an entry, or 0. Its length is a power of two, and at least twice
+    /// that of the entries.
     pub index: &'a mut [u32],
 }
 
@@ -144,9 +144,8 @@ impl Table<'_> {
             entry.growth = call.growth;
             entry.worst_at = call.at;
             entry.worst_pid = call.pid;
-            if let Some(text) = call.text {
-                self.set_text(at, text);
-            }
+            // Without a text, none rather than that of another call.
+            self.set_text(at, call.text.unwrap_or_default());
         }
         Ok(())
     }

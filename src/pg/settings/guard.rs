@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicPtr, Ordering};
 use pg_sys::GucContext::{PGC_SIGHUP, PGC_SUSET};
 use pgrx_pg_sys as pg_sys;
 
-use super::{IntegerHooks, define_watched_integer};
+use super::{IntegerHooks, define_watched_boolean, define_watched_integer};
 
 /// The variable of `pg_meminfo.session_memory_limit`. Postgres writes it in the main thread, and only that thread reads
 /// it.
@@ -38,14 +38,15 @@ pub fn guard_action() -> i32 {
 /// The variable of `pg_meminfo.min_headroom`: its text, which Postgres owns.
 static MIN_HEADROOM: AtomicPtr<c_char> = AtomicPtr::new(ptr::null_mut());
 
-/// What that text says: a number of kilobytes, or of hundredths of a percent. Negative if it does not.
+/// What that text says: a number of kilobytes, or of hundredths of a percent. 0 or negative if it does not.
 static MIN_HEADROOM_SIZE: AtomicI64 = AtomicI64::new(-1);
 static MIN_HEADROOM_SHARE: AtomicI64 = AtomicI64::new(-1);
 
-/// Below how much headroom the guard acts, in bytes, if the headroom is below this limit (`pg_meminfo.min_headroom`).
+/// Below how much headroom the guard acts, in bytes, if the headroom refers to this limit (`pg_meminfo.min_headroom`).
+/// `None` if it does not act.
 pub fn min_headroom(limit: u64) -> Option<u64> {
-    let share = u64::try_from(MIN_HEADROOM_SHARE.load(Ordering::Relaxed)).ok();
-    let size = u64::try_from(MIN_HEADROOM_SIZE.load(Ordering::Relaxed)).ok();
+    let value = |value: &AtomicI64| u64::try_from(value.load(Ordering::Relaxed)).ok().filter(|&value| value > 0);
+    let (share, size) = (value(&MIN_HEADROOM_SHARE), value(&MIN_HEADROOM_SIZE));
     share.map(|share| limit / 10_000 * share).or(size.map(|kilobytes| kilobytes * 1024))
 }
 
@@ -212,19 +213,14 @@ pub(super) fn define() {
             None,
         );
     }
-    // SAFETY: as above.
-    unsafe {
-        pg_sys::DefineCustomBoolVariable(
-            c"pg_meminfo.guard_exempt".as_ptr(),
-            c"Lets the guard leave a session alone.".as_ptr(),
-            c"It is meant for ALTER ROLE. pg_meminfo.session_memory_limit still holds.".as_ptr(),
-            GUARD_EXEMPT.as_ptr(),
-            false,
-            PGC_SUSET,
-            0,
-            None,
-            Some(assign_guard_exempt),
-            None,
-        );
-    }
+    define_watched_boolean(
+        c"pg_meminfo.guard_exempt",
+        [
+            c"Lets the guard leave a session alone.",
+            c"It is meant for ALTER ROLE. pg_meminfo.session_memory_limit still holds.",
+        ],
+        &GUARD_EXEMPT,
+        PGC_SUSET,
+        Some(assign_guard_exempt),
+    );
 }

@@ -28,7 +28,7 @@ pub(in crate::proc) fn category(header: &NaiveHeader) -> Category {
     let permissions: Vec<char> = header.permissions.chars().collect();
     let (writable, executable, private) = (permissions[1] == 'w', permissions[2] == 'x', permissions[3] == 'p');
     let is_main = !private && header.range().is_some_and(|range| range.contains(&IN_MAIN_SEGMENT));
-    let is_anonymous = private && (name.is_empty() || name.starts_with("[anon:"));
+    let is_anonymous = private && (["", "/anon_hugepage"].contains(&name) || name.starts_with("[anon:"));
     let is_kernels = ["[vdso]", "[vsyscall]", "[vectors]", "[sigpage]", "[uprobes]"].contains(&name);
     let is_library = file.trim_end_matches(|c: char| c == '.' || c.is_ascii_digit()).ends_with(".so");
     let rules = [

@@ -24,6 +24,7 @@ pub fn unknown(path: &str, version: Version) -> Cgroup {
         high: None,
         usage: None,
         inactive_file: None,
+        active_file: None,
         anon: None,
         file: None,
         shmem: None,
@@ -60,7 +61,7 @@ fn version_2_with_a_service_and_its_slice() {
         (&format!("{service}/memory.current"), "3000000000\n"),
         (
             &format!("{service}/memory.stat"),
-            "anon 1000\nfile 2000\nkernel 300\nkernel_stack 7\nshmem 1500\ninactive_anon 9\ninactive_file 1000000000\n",
+            "anon 1000\nfile 2000\nkernel 300\nkernel_stack 7\nshmem 1500\ninactive_anon 9\ninactive_file 1000000000\nactive_file 500000000\n",
         ),
         (&format!("{service}/memory.swap.max"), "1073741824\n"),
         (&format!("{service}/memory.swap.current"), "4096\n"),
@@ -80,6 +81,7 @@ fn version_2_with_a_service_and_its_slice() {
         high: Some(Limit::Unlimited),
         usage: Some(3_000_000_000),
         inactive_file: Some(1_000_000_000),
+        active_file: Some(500_000_000),
         anon: Some(1000),
         file: Some(2000),
         shmem: Some(1500),
@@ -117,7 +119,8 @@ fn version_1() {
         (
             &format!("{container}/memory.stat"),
             "cache 1\nrss 2\nshmem 3\ninactive_file 4\nswap 5\nhierarchical_memory_limit 6\ntotal_cache 11\ntotal_rss 12\n\
-             total_rss_huge 0\ntotal_shmem 13\ntotal_swap 15\ntotal_inactive_file 14\n",
+             total_rss_huge 0\ntotal_shmem 13\ntotal_swap 15\ntotal_inactive_file 14\n\
+             total_active_file 16\n",
         ),
         (&format!("{container}/memory.oom_control"), "oom_kill_disable 0\nunder_oom 0\noom_kill 8\n"),
         ("sys/fs/cgroup/memory/docker/memory.limit_in_bytes", "9223372036854771712\n"),
@@ -129,6 +132,7 @@ fn version_1() {
         limit: Some(Limit::Bytes(1_000_000)),
         usage: Some(900_000),
         inactive_file: Some(14),
+        active_file: Some(16),
         anon: Some(12),
         file: Some(11),
         shmem: Some(13),
@@ -308,11 +312,47 @@ fn the_swap_limit_of_version_1() {
     assert_eq!(remainder(Some(limited), None), None);
 }
 
+/// Compares with the files of the running system, if they are at the usual places.
+#[test]
+fn cache_can_be_reclaimed_but_for_what_is_needed() {
+    const MB: u64 = 1 << 20;
+    let cgroup = |inactive, active| Cgroup {
+        usage: Some(1000 * MB),
+        inactive_file: Some(inactive * MB),
+        active_file: Some(active * MB),
+        ..unknown("/", Version::Two)
+    };
+    for (inactive, active, unreclaimable) in [(0, 0, 1000), (10, 30, 980), (100, 300, 664), (900, 100, 64)] {
+        assert_eq!(cgroup(inactive, active).unreclaimable(), Some(unreclaimable * MB), "{inactive} {active}");
+    }
+    assert_eq!(Cgroup { active_file: None, ..cgroup(1, 1) }.unreclaimable(), None);
+}
+
 #[test]
 fn our_own() {
-    for cgroup in own_cgroups(&Root::default()).unwrap().unwrap_or_default() {
+    let cgroups = own_cgroups(&Root::default()).unwrap().unwrap_or_default();
+    for (nth, cgroup) in cgroups.iter().enumerate() {
         assert!(cgroup.path.starts_with(b"/"), "{cgroup:?}");
-        assert!(cgroup.working_set() <= cgroup.usage);
+        // Each is an ancestor of the one before.
+        assert!(nth == 0 || cgroups[nth - 1].path.starts_with(&cgroup.path), "{cgroup:?}");
+        let [usage, limit, inactive] = match cgroup.version {
+            Version::One => ["memory.usage_in_bytes", "memory.limit_in_bytes", "total_inactive_file "],
+            Version::Two => ["memory.current", "memory.max", "inactive_file "],
+        };
+        let path = OsStr::from_bytes(&cgroup.path[1..]);
+        let places = ["memory", "unified", ""].map(|name| Path::new("/sys/fs/cgroup").join(name).join(path));
+        let Some(directory) = places.iter().find(|place| place.join(usage).exists()) else { continue };
+        let file = |name| fs::read_to_string(directory.join(name)).unwrap();
+        let number = |text: &str| text.trim().parse::<u64>().ok();
+        // The other processes of the cgroup go on.
+        let is_near = |value: Option<u64>, now: u64| value.unwrap().abs_diff(now) < now / 2 + (64 << 20);
+        let now = number(&file(usage)).unwrap();
+        assert!(is_near(cgroup.usage, now), "{now} {cgroup:?}");
+        let inactive = file("memory.stat").lines().find_map(|line| number(line.strip_prefix(inactive)?)).unwrap();
+        assert!(is_near(cgroup.working_set(), now.saturating_sub(inactive)), "{now} {inactive} {cgroup:?}");
+        // Version 1 has a very large one instead of none.
+        let limit = number(&file(limit)).filter(|&limit| limit < 1 << 62);
+        assert_eq!(cgroup.limit.and_then(Limit::bytes), limit, "{cgroup:?}");
     }
 }
 

@@ -5,7 +5,9 @@ use std::io;
 
 use proptest::prelude::*;
 
-use super::{BLOCK, BLOCK_HEADER, Header, MAX_RECORD, RECORD_HEADER, Ring, Storage, Unusable, read};
+use super::{
+    BLOCK, BLOCK_HEADER, Block, Header, MAX_RECORD, RECORD_HEADER, Reader, Ring, Storage, Unusable, checksum, offset_of,
+};
 
 /// A file in memory. It can be told to fail after a number of bytes, as if the writer were killed then.
 #[derive(Clone, Debug)]
@@ -42,9 +44,17 @@ fn record(number: i64, length: usize) -> Vec<u8> {
     record
 }
 
+/// An empty ring whose file has room for this many blocks, with the first.
+fn new_ring(blocks: u64) -> (Header, Ring<Memory>) {
+    let header = Header::for_size(blocks * BLOCK as u64, 7);
+    (header, Ring::create(Memory::new(header), header).unwrap())
+}
+
 fn numbers(storage: &Memory, header: Header, from: i64, until: i64) -> Vec<i64> {
     let mut found = Vec::new();
-    read(storage, header, from, until, |_, bytes| {
+    let reader = Reader::open(storage, || {}).unwrap();
+    assert_eq!(reader.header, header);
+    reader.each(from, until, |bytes| {
         let number = i64::from_le_bytes(*bytes.first_chunk().unwrap());
         assert_eq!(bytes, record(number, bytes.len()));
         found.push(number);
@@ -75,8 +85,7 @@ proptest! {
 
     #[test]
     fn a_range_of_time_is_found(steps in prop::collection::vec(0_i64..1000, 1..200), from in 0_i64..60_000, length in 0_i64..30_000) {
-        let header = Header::for_size(5 * BLOCK as u64, 7);
-        let mut ring = Ring::create(Memory::new(header), header).unwrap();
+        let (header, mut ring) = new_ring(5);
         let mut at = 0;
         for step in steps {
             at += step;
@@ -91,10 +100,46 @@ proptest! {
         prop_assert!(found.len() - found.iter().filter(|at| within(at)).count() <= 2 * BLOCK / 300);
     }
 
+    /// Also if the clock is set back, by less or more than a block lasts, perhaps while there is no writer; and in a copy
+    /// of another size.
+    #[test]
+    fn a_range_of_time_is_found_though_the_clock_is_set_back(
+        steps in prop::collection::vec((prop_oneof![9 => 0_i64..1000, 1 => -3000_i64..0, 1 => -20_000_i64..0], 8_usize..3000, 0..40), 1..100),
+        length in 0_i64..10_000, blocks in 2_u64..30,
+    ) {
+        let (header, mut ring) = new_ring(20);
+        let mut at = 0;
+        for (step, length, reopen) in steps {
+            at += step;
+            if reopen == 0 {
+                ring = Ring::open(ring.storage().clone()).unwrap();
+            }
+            ring.append(at, &record(at, length)).unwrap();
+        }
+        let other = Header::for_size((blocks + 1) * BLOCK as u64, 7);
+        let mut copy = Ring::create(Memory::new(other), other).unwrap();
+        copy.copy(&ring).unwrap();
+        let everything = numbers(ring.storage(), header, EVER.0, EVER.1);
+        prop_assert!(everything.ends_with(&numbers(copy.storage(), other, EVER.0, EVER.1)));
+        prop_assert!(blocks < 19 || numbers(copy.storage(), other, EVER.0, EVER.1) == everything);
+        // The writer goes on with the copy.
+        for number in 0..3 {
+            copy.append(at - 500 + 300 * number, &record(at - 500 + 300 * number, 3000)).unwrap();
+        }
+        for (ring, header) in [(ring, header), (copy, other)] {
+            let all = numbers(ring.storage(), header, EVER.0, EVER.1);
+            for &from in &all {
+                let within = |numbers: &[i64]| -> Vec<i64> {
+                    numbers.iter().copied().filter(|at| (from..=from + length).contains(at)).collect()
+                };
+                prop_assert_eq!(within(&numbers(ring.storage(), header, from, from + length)), within(&all));
+            }
+        }
+    }
+
     #[test]
     fn damage_never_makes_a_false_record(positions in prop::collection::vec((0_usize..6 * BLOCK, any::<u8>()), 1..300)) {
-        let header = Header::for_size(6 * BLOCK as u64, 7);
-        let mut ring = Ring::create(Memory::new(header), header).unwrap();
+        let (_, mut ring) = new_ring(6);
         for number in 0..100 {
             ring.append(number, &record(number, 400)).unwrap();
         }
@@ -109,18 +154,78 @@ proptest! {
         }
     }
 
+    /// Blocks that no writer would have left, with right checksums, and some damage.
     #[test]
-    fn any_bytes_do_no_harm(bytes in prop::collection::vec(any::<u8>(), 0..4 * BLOCK)) {
-        let storage = Memory { bytes: RefCell::new(bytes), budget: Cell::new(0) };
-        prop_assert!(Ring::open(storage).is_err());
+    fn any_blocks_do_no_harm(
+        contents in prop::collection::vec((block(), prop::collection::vec(written_record(), 0..6)), 4),
+        damage in prop::collection::vec((0..4 * BLOCK, any::<u8>()), 0..4),
+        (from, until) in (-50_i64..50, -50_i64..50), at in -50_i64..50,
+    ) {
+        let header = Header { blocks: 4, cluster: 7 };
+        let storage = Memory::new(header);
+        storage.write(0, &header.encode()).unwrap();
+        for (number, (block, records)) in (0..).zip(&contents) {
+            let mut bytes = block.encode().to_vec();
+            for (length, is_right, record) in records {
+                bytes.extend_from_slice(&length.unwrap_or(record.len() as u32).to_le_bytes());
+                let checksum = checksum(block.sequence, record);
+                bytes.extend_from_slice(&(if *is_right { checksum } else { !checksum }).to_le_bytes());
+                bytes.extend_from_slice(record);
+            }
+            bytes.truncate(BLOCK);
+            storage.write(offset_of(number), &bytes).unwrap();
+        }
+        for (position, byte) in damage {
+            storage.bytes.borrow_mut()[BLOCK + position] = byte;
+        }
+        let all = |storage: &Memory, from, until| {
+            let mut found = Vec::new();
+            Reader::open(storage, || {}).unwrap().each(from, until, |record| found.push(record.to_vec()));
+            found
+        };
+        let before = all(&storage, EVER.0, EVER.1);
+        // No record that was not written with a right checksum.
+        let is_written = |found: &Vec<u8>| contents.iter().flat_map(|block| &block.1).any(|(_, _, record)| record == found);
+        prop_assert!(before.iter().all(is_written));
+        let last = Reader::open(&storage, || {}).unwrap().last(|record| Some(record.to_vec()));
+        prop_assert_eq!(last.as_ref(), before.last());
+        let within = all(&storage, from, until);
+        prop_assert!(within.iter().all(|record| before.contains(record)));
+        let mut ring = Ring::open(storage).unwrap();
+        // There may be no sequence number left.
+        if ring.append(at, b"appended").is_ok() {
+            let after = all(ring.storage(), EVER.0, EVER.1);
+            let (last, others) = after.split_last().unwrap();
+            prop_assert_eq!(last, b"appended");
+            prop_assert!(others.iter().all(|record| before.contains(record)));
+            let mut copy = Ring::create(Memory::new(header), header).unwrap();
+            copy.copy(&ring).unwrap();
+            prop_assert_eq!(all(copy.storage(), EVER.0, EVER.1), after);
+        }
     }
+}
+
+/// A block whose place is that of its sequence number with luck.
+fn block() -> impl Strategy<Value = Block> {
+    let sequence = prop_oneof![8 => 1_u64..12, 1 => u64::MAX - 8..=u64::MAX];
+    (sequence, -50_i64..50, any::<bool>()).prop_map(|(sequence, first_at, follows)| Block {
+        sequence,
+        first_at,
+        follows,
+    })
+}
+
+/// A record, whether its checksum is right, and perhaps another length than its own.
+fn written_record() -> impl Strategy<Value = (Option<u32>, bool, Vec<u8>)> {
+    let length = prop_oneof![8 => Just(None), 1 => any::<u32>().prop_map(Some), 1 => (0..BLOCK as u32).prop_map(Some)];
+    (length, prop::bool::weighted(0.9), prop::collection::vec(any::<u8>(), 0..3000))
 }
 
 /// The writer is killed at each byte of a write. Everything before is still there, and a new writer goes on.
 #[test]
 fn a_write_is_cut_off_at_each_byte() {
     let header = Header::for_size(4 * BLOCK as u64, 7);
-    // The third record starts a block over the oldest, the fourth is appended to it.
+    // Two records have room in a block. The seventh starts one over the oldest, the eighth is appended to it.
     for prepared in [6, 7, 8] {
         let mut ring = Ring::create(Memory::new(header), header).unwrap();
         for number in 0..prepared {
@@ -153,23 +258,42 @@ fn a_write_is_cut_off_at_each_byte() {
 /// What follows a torn new block in the file are records of the old one, with right checksums for that one.
 #[test]
 fn records_of_an_older_block_are_not_taken_for_new_ones() {
-    let header = Header::for_size(3 * BLOCK as u64, 7);
-    let mut ring = Ring::create(Memory::new(header), header).unwrap();
+    let (header, mut ring) = new_ring(3);
     for number in 0..4 {
         ring.append(number, &record(number, 3000)).unwrap();
     }
     let mut storage = ring.storage().clone();
     // The next one starts a new block over that of 0 and 1. Only its first half arrives.
     storage.budget = Cell::new(BLOCK_HEADER + RECORD_HEADER + 3000);
-    let mut killed = Ring { storage, header, sequence: ring.sequence, used: BLOCK, last_at: 3 };
+    let mut killed = Ring { storage, header, sequence: ring.sequence, used: BLOCK, last_at: Some(3) };
     assert!(killed.append(4, &record(4, 3000)).is_err());
     assert_eq!(numbers(&killed.storage, header, EVER.0, EVER.1), [2, 3, 4]);
 }
 
+/// The writer is killed when only the headers of new blocks have arrived.
+#[test]
+fn the_last_record_is_found_before_blocks_without_one() {
+    let (_, mut ring) = new_ring(5);
+    let last = |ring: &Ring<Memory>| {
+        let reader = Reader::open(ring.storage(), || {}).unwrap();
+        reader.last(|bytes| Some(i64::from_le_bytes(*bytes.first_chunk()?)).filter(|number| *number != 3))
+    };
+    assert_eq!(last(&ring), None);
+    for number in 0..4 {
+        ring.append(number, &record(number, 2000)).unwrap();
+    }
+    assert_eq!(last(&ring), Some(2));
+    for _ in 0..3 {
+        ring = Ring::open(ring.storage().clone()).unwrap();
+        ring.storage.budget.set(BLOCK_HEADER + RECORD_HEADER + 1000);
+        assert!(ring.append(9, &record(9, 2000)).is_err());
+        assert_eq!(last(&ring), Some(2));
+    }
+}
+
 #[test]
 fn the_clock_is_set_back() {
-    let header = Header::for_size(9 * BLOCK as u64, 7);
-    let mut ring = Ring::create(Memory::new(header), header).unwrap();
+    let (header, mut ring) = new_ring(9);
     for at in (1000..1100).chain(500..600) {
         ring.append(at, &record(at, 300)).unwrap();
     }
@@ -178,10 +302,52 @@ fn the_clock_is_set_back() {
     }
 }
 
+/// One block has 100 to 200, the next begins at 150.
+#[test]
+fn the_clock_is_set_back_by_less_than_a_block_lasts() {
+    let (header, mut ring) = new_ring(9);
+    for at in (100..=200).step_by(10).chain((150..=250).step_by(10)) {
+        ring.append(at, &record(at, 300)).unwrap();
+    }
+    assert_eq!(numbers(ring.storage(), header, 160, 300)[6..12], [160, 170, 180, 190, 200, 150]);
+}
+
+/// The block that would say so is missing.
+#[test]
+fn the_clock_is_set_back_while_nothing_can_be_written() {
+    let (header, mut ring) = new_ring(9);
+    for at in (100..=200).step_by(10) {
+        ring.append(at, &record(at, 300)).unwrap();
+    }
+    ring.storage.budget.set(0);
+    assert!(ring.append(150, &record(150, 300)).is_err());
+    ring.storage.budget.set(usize::MAX);
+    ring.append(160, &record(160, 300)).unwrap();
+    assert_eq!(numbers(ring.storage(), header, 170, 300)[7..], [170, 180, 190, 200, 160]);
+}
+
+/// A block of the copy would begin in the middle of one of the original, with the time of the whole.
+#[test]
+fn a_copy_has_the_same_blocks() {
+    let (header, mut ring) = new_ring(9);
+    for at in 100..103 {
+        ring.append(at, &record(at, 1000)).unwrap();
+    }
+    let mut ring = Ring::open(ring.storage().clone()).unwrap();
+    for at in 200..208 {
+        ring.append(at, &record(at, 1000)).unwrap();
+    }
+    let mut copy = Ring::create(Memory::new(header), header).unwrap();
+    copy.copy(&ring).unwrap();
+    for from in 200..208 {
+        assert!(numbers(copy.storage(), header, from, from).contains(&from), "{from}");
+    }
+    assert_eq!(numbers(copy.storage(), header, EVER.0, EVER.1).len(), 11);
+}
+
 #[test]
 fn files_that_cannot_be_used() {
-    let header = Header::for_size(5 * BLOCK as u64, 7);
-    let ring = Ring::create(Memory::new(header), header).unwrap();
+    let (header, ring) = new_ring(5);
     let with = |position: usize, byte: u8| {
         let storage = ring.storage().clone();
         storage.bytes.borrow_mut()[position] = byte;
@@ -220,13 +386,12 @@ impl Storage for BeingWritten {
 
 #[test]
 fn a_record_that_is_being_written_is_read_once_more() {
-    let header = Header::for_size(3 * BLOCK as u64, 7);
-    let mut ring = Ring::create(Memory::new(header), header).unwrap();
+    let (_, mut ring) = new_ring(3);
     for number in 0..2 {
         ring.append(number, &record(number, 1000)).unwrap();
     }
     let storage = BeingWritten { memory: ring.storage().clone(), is_first: Cell::new(true) };
     let mut found = Vec::new();
-    read(&storage, header, EVER.0, EVER.1, |_, bytes| found.push(bytes.to_vec()));
+    Reader::open(&storage, || {}).unwrap().each(EVER.0, EVER.1, |bytes| found.push(bytes.to_vec()));
     assert_eq!(found, [record(0, 1000), record(1, 1000)]);
 }

@@ -52,13 +52,41 @@ proptest! {
         }
     }
 
+    /// A file can say anything, and have the right checksum. Its entries are restored if the numbers are right: how many
+    /// there are, and how long each text is.
     #[test]
-    fn any_bytes_do_no_harm(mut bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+    fn any_content_does_no_harm(
+        entries in prop::collection::vec((any::<[u64; WORDS - 1]>(), prop::collection::vec(any::<u8>(), 0..40)), 0..16),
+        count in prop::option::of(prop_oneof![0_u64..20, any::<u64>()]),
+        wrong in prop::option::of((any::<prop::sample::Index>(), prop_oneof![0_u64..80, any::<u64>()])),
+        rest in prop::collection::vec(any::<u8>(), 0..200),
+    ) {
+        let count = count.unwrap_or(entries.len() as u64);
+        let wrong = wrong.filter(|_| !entries.is_empty()).map(|(at, length)| (at.index(entries.len()), length));
         let mut file = MAGIC.to_vec();
-        file.extend_from_slice(&u64::from(VERSION).to_le_bytes());
-        file.append(&mut bytes);
+        let mut write = |number: u64| file.extend_from_slice(&number.to_le_bytes());
+        [VERSION.into(), count, STATISTICS.deallocations, STATISTICS.reset_at as u64].into_iter().for_each(&mut write);
+        let mut expected = Vec::new();
+        for (nth, (words, text)) in entries.iter().enumerate() {
+            let length = wrong.filter(|(at, _)| *at == nth).map_or(text.len() as u64, |(_, length)| length);
+            let mut all = [length; WORDS];
+            all[..WORDS - 1].copy_from_slice(words);
+            all.iter().for_each(|word| file.extend_from_slice(&word.to_le_bytes()));
+            file.extend_from_slice(text);
+            let text = &text[..text.len().min(20)];
+            expected.push((Entry { text_length: text.len() as u64, ..Entry::from_words(all) }, text));
+        }
+        file.extend_from_slice(&rest);
         let checksum = crc32fast::hash(&file);
         file.extend_from_slice(&checksum.to_le_bytes());
-        let _ = decode(&file, &mut Storage::new(10, 20).table());
+
+        let mut storage = Storage::new(16, 20);
+        let outcome = decode(&file, &mut storage.table());
+        let table = storage.table();
+        prop_assert!(table.iter().all(|(entry, text)| entry.text_length == text.len() as u64 && text.len() <= 20));
+        if wrong.is_none() && count <= entries.len() as u64 {
+            prop_assert_eq!(outcome, Ok(STATISTICS));
+            prop_assert!(table.iter().eq(expected[..count as usize].iter().map(|(entry, text)| (entry, *text))));
+        }
     }
 }

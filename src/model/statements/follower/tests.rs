@@ -6,7 +6,7 @@ use std::rc::Rc;
 use proptest::prelude::*;
 
 use super::super::executions::{Abort, Execution, MAX_OPEN, Start};
-use super::super::meter::{HEAVY, Mark, Probe, Sample};
+use super::super::meter::{HEAVY, LOOK_AFTER, Mark, Probe, Sample};
 use super::Follower;
 
 /// A process and its kernel.
@@ -20,6 +20,7 @@ struct Process {
     peaks: Vec<u64>,
     cannot_lower: bool,
     samples: usize,
+    major_faults: u64,
 }
 
 impl Process {
@@ -39,7 +40,8 @@ struct Fake(Rc<RefCell<Process>>);
 
 impl Probe for Fake {
     fn mark(&mut self) -> Mark {
-        Mark { resident: self.0.borrow().mark, major_faults: 0 }
+        let process = self.0.borrow();
+        Mark { resident: process.mark, major_faults: process.major_faults }
     }
 
     fn sample(&mut self) -> Option<Sample> {
@@ -222,9 +224,33 @@ fn memory_of_an_outer_statement_is_not_blamed_on_an_inner_one() {
 }
 
 #[test]
+fn major_faults_count_for_those_that_run() {
+    let mut run = Run::new();
+    // The first one has faults while nothing grows.
+    let outer = run.start(0);
+    run.process.0.borrow_mut().major_faults += 3;
+    run.process.0.borrow_mut().now += LOOK_AFTER;
+    let samples = run.process.0.borrow().samples;
+    let inner = run.start(1);
+    assert_eq!(run.process.0.borrow().samples, samples);
+    run.process.0.borrow_mut().major_faults += 2;
+    run.change(10 << 20, 0);
+    let faults = |run: &mut Run, number| run.follower.finish(run.now(), number).unwrap().needs.major_faults;
+    assert_eq!(faults(&mut run, inner), 2);
+    run.process.0.borrow_mut().major_faults += 1;
+    run.process.0.borrow_mut().now += LOOK_AFTER;
+    assert_eq!(faults(&mut run, outer), 6);
+    let next = run.start(0);
+    run.change(10 << 20, 0);
+    assert_eq!(faults(&mut run, next), 0);
+}
+
+#[test]
 fn thousands_of_small_statements_need_few_samples() {
     let mut run = Run::new();
     for _ in 0..6000 {
+        // A fault is no reason for a sample.
+        run.process.0.borrow_mut().major_faults += 1;
         run.statement(&[Step::Allocate(30_000)], 0, false);
     }
     assert!(run.finished.iter().all(|(_, found)| found.needs.growth < HEAVY / 4));
@@ -370,6 +396,73 @@ fn recursion_by_the_same_plan() {
         let found = run.follower.finish(run.now(), 7).unwrap();
         assert_eq!((found.statement, found.needs.growth), (expected, 10 << 20));
     }
+}
+
+/// A procedure that calls itself this often, with levels of subtransactions from 1: the numbers of its statements.
+fn recurse(run: &mut Run, depth: usize) -> std::ops::Range<usize> {
+    for level in 1..=depth {
+        let handler = 10_000 - level;
+        let level = level as i32;
+        let start = Start { id: 7, handler, level, outlives_transaction: true, shared_may_shrink: false };
+        run.follower.start(run.now(), start, None, level as usize);
+    }
+    1..depth + 1
+}
+
+/// All of them end, the innermost first.
+fn assert_all_end(run: &mut Run, statements: std::ops::Range<usize>) {
+    for statement in statements.rev() {
+        let found = run.follower.finish(run.now(), 7).map(|found| found.statement);
+        assert_eq!(found, (statement <= MAX_OPEN).then_some(statement));
+        assert_eq!(run.follower.executions().running(), (statement - 1).min(MAX_OPEN));
+    }
+    assert!(run.follower.executions().is_empty());
+}
+
+#[test]
+fn recursion_by_the_same_plan_deeper_than_can_be_followed() {
+    let mut run = Run::new();
+    for _ in 0..2 {
+        let statements = recurse(&mut run, 2 * MAX_OPEN);
+        // A query that pauses is none of those that are followed.
+        run.follower.wait(run.now(), 7);
+        assert_eq!(run.follower.executions().running(), MAX_OPEN);
+        run.follower.resume(run.now(), 7, 0, 100);
+        run.follower.end_transaction();
+        assert_all_end(&mut run, statements);
+    }
+}
+
+#[test]
+fn errors_in_recursion_deeper_than_can_be_followed() {
+    for caught_at in [2 * MAX_OPEN, MAX_OPEN + 5, MAX_OPEN + 1, MAX_OPEN, MAX_OPEN - 5, 1] {
+        let mut run = Run::new();
+        recurse(&mut run, 2 * MAX_OPEN);
+        let mut dead = 0;
+        run.follower.abort(run.now(), Abort::Subtransaction(caught_at as i32), |_, _| dead += 1);
+        assert_eq!(dead, (MAX_OPEN + 1).saturating_sub(caught_at));
+        assert_all_end(&mut run, 1..caught_at);
+
+        // ROLLBACK at this depth: what has called it goes on.
+        recurse(&mut run, 2 * MAX_OPEN);
+        dead = 0;
+        run.follower.abort(run.now(), Abort::Transaction(10_000 - caught_at), |_, _| dead += 1);
+        assert_eq!(dead, (MAX_OPEN + 1).saturating_sub(caught_at));
+        assert_all_end(&mut run, 1..caught_at);
+    }
+}
+
+/// What is not followed can be a cursor that is never closed.
+#[test]
+fn what_is_not_followed_is_forgotten_once_there_is_room() {
+    let mut run = Run::new();
+    let numbers: Vec<_> = (0..MAX_OPEN).map(|depth| run.start(depth)).collect();
+    let start = Start { id: 7, handler: 0, level: 1, outlives_transaction: false, shared_may_shrink: false };
+    run.follower.start(run.now(), start, None, 7);
+    run.follower.finish(run.now(), numbers[MAX_OPEN - 1]).unwrap();
+    run.follower.start(run.now(), start, None, 8);
+    assert_eq!(run.follower.finish(run.now(), 7).unwrap().statement, 8);
+    assert_eq!(run.follower.executions().running(), MAX_OPEN - 1);
 }
 
 #[test]

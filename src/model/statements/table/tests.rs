@@ -68,10 +68,8 @@ proptest! {
                     known.0 += 1;
                     if growth >= known.1 {
                         known.1 = growth;
-                        if let Some(mut text) = text {
-                            text.truncate(8);
-                            known.3 = text;
-                        }
+                        known.3 = text.unwrap_or_default();
+                        known.3.truncate(8);
                     }
                 }
                 Action::Keep(id, kept) => {
@@ -126,6 +124,17 @@ fn a_call_that_has_grown_less_is_not_the_worst() {
     let (entry, text) = table.iter().next().unwrap();
     assert_eq!((entry.heavy_calls, entry.errors, entry.growth, entry.peak), (2, 1, 100, 500));
     assert_eq!((entry.worst_at, entry.worst_pid, entry.since, text), (7, 1, 7, &b"worst"[..]));
+}
+
+#[test]
+fn the_text_of_another_call_is_not_that_of_the_worst() {
+    let mut storage = Storage::new(10, 20);
+    let mut table = storage.table();
+    let known = Call { growth: 100, at: 7, text: Some(b"known"), ..Call::default() };
+    table.add(key(1), &known).unwrap();
+    table.add(key(1), &Call { growth: 200, at: 9, text: None, ..known }).unwrap();
+    let (entry, text) = table.iter().next().unwrap();
+    assert_eq!((entry.growth, entry.worst_at, text), (200, 9, &b""[..]));
 }
 
 #[test]
