@@ -16,13 +16,13 @@ help:
 ## make demo           show on a throw-away cluster what the extension is for
 ## make check          run all tests except the long ones on throw-away clusters
 ## make check-all      run the tests on each supported major version, or on those in MAJORS="15 16"; some need root
-## make check-kernels  boot real kernels in virtual machines and run tests in each, or in KERNELS="5.10 arm64-newest"; needs root
-## make check-long     run the tests that take minutes: repeated calls, assertions, valgrind, the address sanitizer
+## make check-kernels  boot real kernels in virtual machines and run tests in each; KERNELS="5.10 6.1"; needs root
+## make check-long     run the tests that take minutes: repeated calls, assertions, valgrind, the address sanitizer, ...
 ## make deb            build a Debian package for the server of PG_CONFIG
 ## make dist           make the archive for PGXN, and test what is built from it
 ## make check-deb      build it, and test it in a clean tree of Debian; needs root
 ## make bench          measure the cost compared with bare reads of the same files, with SESSIONS=200 and ROUNDS=7
-## make bench-guard    let sessions eat the memory of a cgroup, TRIES=20 times each in MEGABYTES=1024, with the guard's ACTIONS="cancel brake log"
+## make bench-guard    let sessions eat MEGABYTES=1024, TRIES=20 times each, with ACTIONS="cancel brake log"; needs root
 ## make fuzz           feed generated input to each parser, for SECONDS=30 each
 ## make lint           check formatting, lints, and the licences of dependencies
 demo check check-long check-deb deb dist lint:
@@ -76,13 +76,17 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)/pg$(PG_MAJOR)-$(firstword $(shell $(P
 LIBRARY = $(TARGET)/release/libpg_meminfo.so
 export PGRX_PG_CONFIG_PATH = $(shell command -v $(PG_CONFIG))
 
+# Without --crate-type cargo also makes the rlib that tests link, and then leaves out link-time optimization of both.
 $(LIBRARY): Cargo.toml Cargo.lock build.rs pg_meminfo.control $(shell find src -name '*.rs')
-	$(CARGO) rustc $(CARGO_FLAGS) -- $(RUSTC_FLAGS)
+	$(CARGO) rustc $(CARGO_FLAGS) --crate-type cdylib -- $(RUSTC_FLAGS)
 	touch $@
 
 # Compare the contents: the file may be newer than the library, but of another major version.
 pg_meminfo$(DLSUFFIX): $(LIBRARY) FORCE
 	cmp -s $< $@ || cp $< $@
+
+# The library alone, for builds beside others: they all have their own, but pg_meminfo$(DLSUFFIX) is one file.
+library: $(LIBRARY)
 
 # For tests/guest/init.
 print-library:
@@ -92,7 +96,7 @@ print-library:
 lint-extension:
 	$(CARGO) clippy $(CARGO_FLAGS) -- --deny warnings
 
-.PHONY: FORCE lint-extension print-library
+.PHONY: FORCE library lint-extension print-library
 FORCE:
 
 endif

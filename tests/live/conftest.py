@@ -37,21 +37,28 @@ def pytest_configure(config):
     # Turn SIGTERM into an exception, so that each test undoes its changes.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     config.addinivalue_line("markers", "long: needs minutes, so only make check-long runs it")
-    # The tests marked with kernels tell something about the kernel. In software emulation they run 5 to 20 times longer, so
-    # of several that are alike only one is marked. Others are not marked for these reasons:
-    # - test_reading.py, test_memory.py, test_server.py and test_a_cancel_while_a_large_process_is_read depend on the speed
-    #   of the machine: they make hundreds of calls, or stop a call while it reads.
-    # - test_a_parallel_hash_join_has_its_leader, test_a_sort_is_private_memory_while_it_lasts, test_all_of_it_resident and
-    #   test_a_pod_near_its_limit need much memory.
+    # The tests marked with kernels tell something about the kernel. In software emulation they run 5 to 20 times
+    # longer, so of several that are alike only one is marked. Others are not marked for these reasons:
+    # - test_reading.py, test_memory.py, test_server.py and test_a_cancel_while_a_large_process_is_read depend on the
+    #   speed of the machine: they make hundreds of calls, or stop a call while it reads.
+    # - test_a_parallel_hash_join_has_its_leader, test_a_sort_is_private_memory_while_it_lasts, test_all_of_it_resident
+    #   and test_a_pod_near_its_limit need much memory.
     # - Nearly all of test_fake_kernels.py, and other tests that replace a file or a system call, do not depend on the
     #   kernel.
     config.addinivalue_line("markers", "kernels: also run by make check-kernels, in each kernel")
+    config.addinivalue_line("markers", "one_major: depends on no major version of PostgreSQL, so make check-all runs it on one of them")
+    config.addinivalue_line("markers", "trials: the guard's trials; in a guest they take long, so only where trials=1")
     config.addinivalue_line("markers", "guest: changes the machine, so only make check-kernels runs it, in a guest")
 
 
 def each_kernel(*values):
     """A set of parameters whose tests are also run by make check-kernels."""
     return pytest.param(*values, marks=pytest.mark.kernels)
+
+
+def one_major(*values):
+    """A set of parameters whose tests depend on no major version of PostgreSQL."""
+    return pytest.param(*values, marks=pytest.mark.one_major)
 
 
 def wait_until(condition):
@@ -212,7 +219,7 @@ OOM_ADJUST = {"PG_OOM_ADJUST_FILE": "/proc/self/oom_score_adj"}
 
 
 def protect(cluster):
-    """Keeps the OOM killer from taking the postmaster, as packages of Postgres do. Its environment must have OOM_ADJUST."""
+    """Keeps the OOM killer from taking the postmaster, as packages do. Its environment must have OOM_ADJUST."""
     with contextlib.suppress(PermissionError):
         pathlib.Path(f"/proc/{cluster.postmaster}/oom_score_adj").write_text("-1000")
 
@@ -332,8 +339,7 @@ def connection(cluster):
 
 @pytest.fixture
 def huge_pages():
-    """400 MB more of huge pages during a test: 200 of 2 MB, 13 of 32 MB or one of 512 MB. Skips the test if they are not
-    available."""
+    """400 MB more of huge pages during a test: 200 of 2 MB, 13 of 32 MB or one of 512 MB. Skipped if there are none."""
     size = re.search(r"^Hugepagesize: +(\d+) kB$", pathlib.Path("/proc/meminfo").read_text(), re.MULTILINE)
     if not size:
         pytest.skip("this kernel has no huge pages")

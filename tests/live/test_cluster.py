@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import itertools
 import threading
 import time
 
@@ -104,6 +105,7 @@ def test_what_an_exited_session_has_touched_counts(form):
             assert any(0 <= rss - after["shared_memory_resident"] < 2 * MB for rss in resident)
 
 
+@pytest.mark.one_major
 def test_all_of_it_resident():
     """When sessions have touched all of shared buffers."""
     with start_cluster("huge_pages = off", "shared_buffers = 128MB", "autovacuum = off") as cluster, cluster.connect() as connection:
@@ -126,10 +128,11 @@ def page_tables(cluster):
     return sum(sizes)
 
 
+@pytest.mark.one_major
 @pytest.mark.kernels
 def test_page_tables_saved(huge_pages):
-    """The figure is not more than huge pages really save, and with pages of 4 kB at least 0.4 of it: after sessions have
-    touched a few scattered pages, and after they have touched all. The bound may be a few tables too high for each
+    """The figure is not more than huge pages really save, and with pages of 4 kB at least 0.4 of it: after sessions
+    have touched a few scattered pages, and after they have touched all. The bound may be a few tables too high for each
     process. Larger pages need few tables, so there it may be nearly all of them."""
     memory = ["shared_buffers = 192MB", "autovacuum = off", "jit = off"]
     scattered = "SELECT count(x) FROM big WHERE n % 2000 = 0"
@@ -182,8 +185,11 @@ def test_while_sessions_come_and_go(cluster, connection):
     try:
         counts = set()
         start = time.monotonic()
+        # On a slow machine, the others may be there each time.
+        more = itertools.cycle([0, 1])
         while time.monotonic() < start + 5 or (len(counts) < 2 and time.monotonic() < start + 60 * PATIENCE):
-            row = whole(connection)
+            with cluster.sessions(next(more)):
+                row = whole(connection)
             assert_adds_up(row)
             counts.add(row["processes"])
     finally:

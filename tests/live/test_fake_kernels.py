@@ -12,6 +12,8 @@ import psycopg
 import pytest
 from conftest import ROOT, in_mounts, start_cluster
 
+pytestmark = pytest.mark.one_major
+
 HEADER = "7f0000000000-7f0000001000 rw-p 00000000 00:00 0 "
 KEYS = "Size:                  4 kB\nRss:                   4 kB\nVmFlags: rd wr mr \n"
 

@@ -1,7 +1,7 @@
 """What a machine's security settings permit the server to read: hidepid, hardening sysctls and AppArmor.
 
-These tests change the machine, so they run only in the virtual machines of scripts/check-kernels. Yama has a file of its
-own, test_yama.py.
+These tests change the machine, so they run only in the virtual machines of scripts/check-kernels. Yama has a file of
+its own, test_yama.py.
 """
 
 import contextlib

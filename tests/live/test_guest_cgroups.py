@@ -276,7 +276,7 @@ def pressure(directory):
 
 
 def test_without_pressure_statistics(service):
-    """They are NULL where the kernel does not keep them: if started with psi=0, or for single cgroups since Linux 6.1."""
+    """NULL where the kernel does not keep them: if started with psi=0, or for single cgroups since Linux 6.1."""
     server, directories = service
     with server.connect() as connection:
         known = [row["psi_some_usec"] is not None for row in cgroups(connection, directories)]
@@ -361,8 +361,8 @@ def keys_of_status(pid):
 
 
 def test_a_kill_by_the_limit_of_an_ancestor(service):
-    """It counts once: on the machine, in the cgroup of the process that was killed, and in the ancestors of that, whichever
-    has the limit."""
+    """It counts once: on the machine, in the cgroup of the process that was killed, and in the ancestors of that,
+    whichever has the limit."""
     server, directories = service
     parent = directories[1]
     with changes() as change:

@@ -56,15 +56,15 @@ def total(text, key, permissions=b""):
 
 
 def from_pagemap(pid, mappings=None):
-    """What pagemap says about private mappings, by default all those of a process: resident pages, those of them that no
-    other process maps, and pages in swap, in bytes."""
+    """What pagemap says about private mappings, by default all those of a process: resident pages, those of them that
+    no other process maps, and pages in swap, in bytes."""
     resident = private = swapped = 0
     with open(f"/proc/{pid}/pagemap", "rb") as file:
         for mapping in mappings or naive.parse(smaps(pid)):
             start, end = (int(mapping[part], 16) // PAGE for part in ("start", "end"))
             if mapping["permissions"].endswith(b"p") and end * PAGE < 2**63:
                 file.seek(8 * start)
-                # All entries as one number, of which each entry's lowest bit is looked at, because a loop would be slow.
+                # All entries as one number, of which each entry's lowest bit is looked at: a loop would be slow.
                 entries = file.read(8 * (end - start))
                 number, lowest = int.from_bytes(entries, "little"), int.from_bytes(bytes([1, *bytes(7)]) * (len(entries) // 8), "little")
                 resident += (number >> 63 & lowest).bit_count()
@@ -269,7 +269,7 @@ def test_shared_memory_in_transparent_huge_pages(form):
             assert connection.execute(main).fetchall() == [(False, row["shared_memory"], row["shared_memory_resident"])]
             assert row["huge_pages_status"] == "off"
             assert mapped <= row["shared_memory_resident"]
-            # The rest is the small System V segment that guards the main one. On Linux 5.10 it has a huge page of its own.
+            # The rest is the small System V segment that guards the main one. On Linux 5.10 it has a huge page.
             huge = int((THP / "hpage_pmd_size").read_text())
             assert 0 <= from_meminfo("Shmem") - before - row["shared_memory_resident"] <= huge + 32 * PAGE
             assert row["private"] < 20 * MB
@@ -360,8 +360,8 @@ __attribute__((constructor)) static void start(void) {{ pthread_atfork(0, 0, chi
 
 
 def test_counters_and_pages(tmp_path):
-    """Pages that were touched or freed on each processor: the counters of status may be off, and what is counted by pages
-    is exact. GUEST_PROCESSORS=16 makes a virtual machine with many processors."""
+    """Pages that were touched or freed on each processor: the counters of status may be off, and what is counted by
+    pages is exact. GUEST_PROCESSORS=16 makes a virtual machine with many processors."""
     processors = len(os.sched_getaffinity(0))
     frees = tmp_path / "frees"
     library = preload(tmp_path, ON_EACH_PROCESSOR.format(frees))

@@ -94,6 +94,7 @@ def test_cgroups_as_their_files_have_them(connection):
             wait_until(agrees)
 
 
+@pytest.mark.one_major
 def test_a_cluster_near_its_limit_and_beyond():
     """Limit, usage and headroom of a cgroup while the cluster in it fills it. When a session exceeds the limit, the
     kill is counted."""
@@ -143,6 +144,7 @@ def test_a_cluster_near_its_limit_and_beyond():
             wait_until(is_counted)
 
 
+@pytest.mark.one_major
 def test_in_a_namespace_of_its_own():
     """As in a container: its own cgroup is the root, and those above it are not visible."""
     with limited(256) as (_, within):

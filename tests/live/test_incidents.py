@@ -55,7 +55,7 @@ def test_every_section_is_tried():
 
 def test_the_readme_repeats_queries_of_the_incidents():
     repeated = re.findall(r"```sql\n(SELECT .*?)```", (ROOT / "README.md").read_text(), re.S)
-    headings = "Who was killed, and why?", "Who holds memory now?", "Which statements need most memory at their peak?"
+    headings = "Who was killed, and why?", "Which memory contexts are the largest?", "Which statements need most memory at their peak?"
     assert repeated == [query for heading in headings for query in queries(heading)]
 
 
@@ -324,7 +324,7 @@ def test_autovacuum_workers():
 
 
 def test_decoding_and_a_worker_that_leaks(busy):
-    """A subscription within the cluster: its walsender decodes, and its worker fires a trigger that keeps what it takes."""
+    """A subscription within the cluster: its walsender decodes, and its worker fires a trigger that keeps memory."""
     with busy.connect() as connection:
         connection.execute("CREATE DATABASE subscriber")
         connection.execute("CREATE TABLE t (n int)")
@@ -379,10 +379,12 @@ def test_after_the_fact():
     """What is asked when the server has restarted."""
     with start_cluster("shared_preload_libraries = 'pg_meminfo'", "pg_meminfo.sample_interval = 100") as cluster:
         with cluster.connect(application_name="export") as session, cluster.connect() as connection:
-            query = "DO $$ BEGIN PERFORM set_config('my.held', repeat('x', 80000000), false), pg_sleep(1000); END $$"
-            session.pgconn.send_query(query.encode())
             pid = session.info.backend_pid
             held = "SELECT max(private) FROM pg_meminfo_session_history WHERE pid = %s"
+            # The history must have seen it small.
+            wait_until(lambda: connection.execute(held, [pid]).fetchone() != (None,))
+            query = "DO $$ BEGIN PERFORM set_config('my.held', repeat('x', 80000000), false), pg_sleep(1000); END $$"
+            session.pgconn.send_query(query.encode())
             # More than what is asserted below, where sizes are rounded.
             wait_until(lambda: (connection.execute(held, [pid]).fetchone()[0] or 0) > 75 * MB)
             os.kill(pid, signal.SIGKILL)

@@ -8,7 +8,7 @@ import subprocess
 import psutil
 import psycopg
 import pytest
-from conftest import READERS, start_cluster
+from conftest import READERS, one_major, start_cluster
 
 KILOBYTE = 1024
 MEGABYTE = 1024 * KILOBYTE
@@ -60,7 +60,7 @@ def cluster(cluster):
             yield calm
 
 
-@pytest.fixture(params=[1000, pytest.param(10000, marks=pytest.mark.long)])
+@pytest.fixture(params=[one_major(1000), pytest.param(10000, marks=pytest.mark.long)])
 def calls(request):
     return request.param
 

@@ -237,6 +237,7 @@ def test_an_alert_fires_while_only_the_exporters_are_up(monitored):
     wait_until(lambda: silent() == set())
 
 
+@pytest.mark.one_major
 def test_the_alerts_come_when_they_should(tmp_path):
     for file in DOCS / "alerts.yml", ROOT / "tests/monitoring/alerts_test.yml":
         shutil.copy(file, tmp_path)

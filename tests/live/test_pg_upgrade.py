@@ -9,7 +9,8 @@ import subprocess
 import pytest
 from conftest import Cluster, start_cluster, wait_until
 
-OLD = pathlib.Path("/usr/lib/postgresql/15/bin/pg_config")
+# Of another installation: OLD_PG_CONFIG, or Debian's 15.
+OLD = pathlib.Path(os.environ.get("OLD_PG_CONFIG") or "/usr/lib/postgresql/15/bin/pg_config")
 NEW = shutil.which(os.environ.get("PG_CONFIG") or "pg_config")
 
 SETTINGS = ["shared_preload_libraries = 'pg_meminfo'", "pg_meminfo.sample_interval = 100", "pg_meminfo.min_headroom = 1MB"]
@@ -31,9 +32,9 @@ def shut_down(cluster):
     wait_until(lambda: not (cluster.data / "postmaster.pid").exists())
 
 
-def test_a_cluster_of_15():
+def test_a_cluster_of_an_older_version():
     if int(ask(NEW, "--version").split()[1][:2]) < 18 or not OLD.exists():
-        pytest.skip("this is about PostgreSQL 18 or later, beside Debian's 15")
+        pytest.skip("this is about PostgreSQL 18 or later, beside an older one: Debian's 15, or OLD_PG_CONFIG")
     with (
         start_cluster(*SETTINGS, PG_CONFIG=str(OLD), CLUSTER_TEMPLATE="") as old,
         start_cluster(*SETTINGS, PG_CONFIG=NEW) as new,

@@ -1,4 +1,4 @@
-"""A database whose extension is at an older version works with the library of this one, until ALTER EXTENSION UPDATE."""
+"""A database whose extension is at an older version works with this library, until ALTER EXTENSION UPDATE."""
 
 import contextlib
 import os

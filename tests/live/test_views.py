@@ -18,7 +18,7 @@ FUNCTIONS = """
 
 @pytest.fixture(scope="module")
 def connection():
-    """A session in a cluster that has preloaded the library, so that everything can be called, and has something to say."""
+    """A session in a cluster with the library preloaded, so that everything can be called and has something to say."""
     settings = ["shared_preload_libraries = 'pg_meminfo'", "pg_meminfo.log_min_headroom = 1TB"]
     with start_cluster(*settings) as cluster, cluster.connect() as connection:
         connection.execute("SELECT length(repeat('heavy', 10000000))")

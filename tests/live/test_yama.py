@@ -1,7 +1,7 @@
 """Yama, which restricts ptrace, restricts nothing of what the server reads but the memory of its processes.
 
-A ptrace_scope of 3 cannot be lowered, and with it no test could trace a process. So this file has a name that makes it the
-last one, and the order of its tests matters. It runs only in the virtual machines of scripts/check-kernels.
+A ptrace_scope of 3 cannot be lowered, and with it no test could trace a process. So this file has a name that makes it
+the last one, and the order of its tests matters. It runs only in the virtual machines of scripts/check-kernels.
 """
 
 import pathlib
