@@ -1,6 +1,6 @@
 /*
- * The bare read: opens, reads and closes the same files as an SQL function, as the same user, and does nothing else with
- * them. What the function costs beyond that is our own work.
+ * The bare read: opens, reads and closes the same files as an SQL function, as the same user, and does nothing else
+ * with them. What the function costs beyond that is our own work.
  *
  * Each line of input is a task: the number of threads, a comma-separated list of files, and pids. Each file of each
  * process is read once. The answer is the seconds that it took and the number of bytes read. The pseudo-file

@@ -1,6 +1,7 @@
 /*
- * get_all_smaps() as a first version would be written, with fgets, sscanf, a matrix of strings, and tuples from strings.
- * The benchmark compares the extension with it. It does not check that a file is complete, and handles no errors.
+ * get_all_smaps() as a first version would be written, with fgets, sscanf, a matrix of strings, and tuples from
+ * strings. The benchmark compares the extension with it. It does not check that a file is complete, and handles no
+ * errors.
  */
 #include "postgres.h"
 

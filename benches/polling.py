@@ -1,6 +1,7 @@
 """Measures what polling pg_meminfo every second costs other sessions, in the cluster of scripts/with-cluster.
 
-Run by scripts/bench. One session per core works without a pause, in turn with polling by another session and without it.
+Run by scripts/bench. One session per core works without a pause, in turn with polling by another session and
+without it.
 """
 
 import concurrent.futures

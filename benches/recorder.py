@@ -37,5 +37,6 @@ print(f"{'sessions':>8}{'of a processor':>16}{'us a sample':>13}")
 sessions = []
 for wanted in SESSIONS:
     sessions += [connect() for _ in range(wanted - len(sessions))]
+    sessions[0].execute("CREATE EXTENSION IF NOT EXISTS pg_meminfo")
     share, sample = measure(sessions[0], seconds)
     print(f"{wanted:>8}{share:>15.2%}{sample / 1000:>13.0f}", flush=True)

@@ -1,9 +1,10 @@
-/* Executes one small prepared SELECT in several servers, in another order each time, and prints what each statement costs:
+/* Executes one small prepared SELECT in several servers, in another order each time, and prints what each statement
+ * costs:
  *
  *   select rounds socket-directory...
  *
- * A line for each server: median and quartiles of the server process's processor time, and median of the wall-clock time, in
- * ns a statement. The statement is that of pgbench -S; pgbench_accounts must exist. */
+ * A line for each server: median and quartiles of the server process's processor time, and median of the wall-clock
+ * time, in ns a statement. The statement is that of pgbench -S; pgbench_accounts must exist. */
 #include <libpq-fe.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,4 +1,4 @@
-"""Measures what it costs to measure statements: a small prepared SELECT in servers with and without pg_meminfo preloaded.
+"""Measures what it costs to measure statements: a small prepared SELECT in servers with and without pg_meminfo.
 
     statements.py rounds path-of-the-program-select
 """
@@ -7,6 +7,7 @@ import contextlib
 import os
 import pathlib
 import re
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,7 @@ SERVERS = {
     "both": ("pg_stat_statements,pg_meminfo",),
 }
 STATEMENTS = 1000
+SETS = 7
 
 
 @contextlib.contextmanager
@@ -44,16 +46,29 @@ def server(libraries, *others, **environment):
         process.wait()
 
 
-def measure_time(program, rounds):
-    print("\nns a statement; the quartiles are of processor time\n")
-    print(f"{'':<22}{'processor':>10}{'quartiles':>20}{'over none':>11}{'wall clock':>12}{'over none':>11}")
+def measure_set(program, rounds):
+    """Processor time and wall-clock time of a statement in each of the servers, which are new."""
     with contextlib.ExitStack() as stack:
         hosts = [stack.enter_context(server(*settings)) for settings in SERVERS.values()]
         output = subprocess.run([program, str(rounds), *hosts], check=True, stdout=subprocess.PIPE, text=True).stdout
-    figures = [[float(word) for word in line.split()] for line in output.splitlines()]
-    base_cpu, _, _, base_wall = figures[0]
-    for name, (cpu, low, high, wall) in zip(SERVERS, figures):
-        print(f"{name:<22}{cpu:>10.0f}{f'{low:.0f} to {high:.0f}':>20}{cpu - base_cpu:>+11.0f}{wall:>12.0f}{wall / base_wall - 1:>+11.1%}")
+    for line in output.splitlines():
+        cpu, _, _, wall = map(float, line.split())
+        yield cpu, wall
+
+
+def measure_time(program, rounds):
+    # Where a server's memory happens to be makes more difference than what is to be measured.
+    sets = [list(measure_set(program, rounds)) for _ in range(SETS)]
+    print(f"\nns a statement: medians of {SETS} sets of new servers, and the range of the differences in each set\n")
+    print(f"{'':<22}{'processor':>10}{'over none':>11}{'':>16}{'wall clock':>12}{'over none':>11}{'':>18}")
+    for at, name in enumerate(SERVERS):
+        cpu, wall = (statistics.median(figures[at][kind] for figures in sets) for kind in (0, 1))
+        more_cpu = [figures[at][0] - figures[0][0] for figures in sets]
+        more_wall = [figures[at][1] / figures[0][1] - 1 for figures in sets]
+        cpu_range = f"{min(more_cpu):+.0f} to {max(more_cpu):+.0f}"
+        wall_range = f"{min(more_wall):+.1%} to {max(more_wall):+.1%}"
+        more_cpu, more_wall = statistics.median(more_cpu), statistics.median(more_wall)
+        print(f"{name:<22}{cpu:>10.0f}{more_cpu:>+11.0f}{cpu_range:>16}{wall:>12.0f}{more_wall:>+11.1%}{wall_range:>18}", flush=True)
 
 
 def instructions(directory, host, count):
@@ -82,5 +97,5 @@ def measure_instructions():
         print(f"{name:<22}{each:>10.0f}{each - base:>+10.0f}", flush=True)
 
 
-measure_time(sys.argv[2], 100 * int(sys.argv[1]))
+measure_time(sys.argv[2], 60 * int(sys.argv[1]))
 measure_instructions()
