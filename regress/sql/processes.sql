@@ -15,7 +15,8 @@ WHERE NOT EXISTS (SELECT FROM found WHERE found.pid = before.pid AND found.by = 
 SELECT by, count(*) > 4 AS ok FROM found GROUP BY by ORDER BY by;
 
 -- No other processes
-SELECT count(*) AS strangers FROM get_all_smaps() s WHERE s.pid NOT IN (SELECT pid FROM pg_stat_activity);
+SELECT count(*) AS strangers FROM get_all_smaps() s
+WHERE s.pid NOT IN (SELECT pid FROM pg_stat_activity) AND s.pid NOT IN (SELECT pid FROM before);
 
 -- Processes that every cluster has
 SELECT a.backend_type, count(*) > 0 AS has_mappings

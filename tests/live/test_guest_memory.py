@@ -46,6 +46,8 @@ def smaps(pid, name="smaps"):
 
 def from_meminfo(key):
     """A figure of the whole machine, in bytes."""
+    # Otherwise what each processor has counted in the last second may be missing.
+    pathlib.Path("/proc/sys/vm/stat_refresh").read_bytes()
     return 1024 * int(re.search(rf"^{key}: +(\d+) kB$", pathlib.Path("/proc/meminfo").read_text(), re.MULTILINE)[1])
 
 

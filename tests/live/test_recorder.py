@@ -105,9 +105,16 @@ def test_a_sample_is_about_all_processes(recorded):
         sessions = rows(connection.execute("SELECT * FROM pg_meminfo_session_history(%s) WHERE at = %s", [start, last["at"]]))
         assert len(sessions) >= 12 and recorder(connection) in {row["pid"] for row in sessions}
         assert sum(row["private"] for row in sessions) <= last["private"]
-        host = rows(connection.execute("SELECT * FROM pg_meminfo_host"))[0]
-        assert last["headroom"] <= last["memory_limit"] and abs(last["headroom"] - host["headroom"]) < 500 * MB
+        assert last["headroom"] <= last["memory_limit"]
         assert last["server_start"] == connection.execute("SELECT pg_postmaster_start_time()").fetchone()[0]
+
+        def is_headroom_that_of_the_host():
+            query = "SELECT history.headroom, host.headroom FROM pg_meminfo_history AS history, pg_meminfo_host AS host ORDER BY at DESC LIMIT 1"
+            sampled, current = connection.execute(query).fetchone()
+            return abs(sampled - current) < 500 * MB
+
+        # Between the two, other programs may end that hold more.
+        wait_until(is_headroom_that_of_the_host)
 
 
 def test_a_range_of_time(recorded):
@@ -159,6 +166,7 @@ def test_texts_can_be_left_out():
             connection.execute("COPY (SELECT 1) TO PROGRAM 'kill -9 $PPID'")
         [incident] = incidents_after_restart(cluster, pid)
         assert incident["cause"] == "kill" and incident["query"] is None
+        wait_until(lambda: not list((cluster.data / DIRECTORY).glob("pg_meminfo.deaths*")))
         for path in (cluster.data / DIRECTORY).glob("pg_meminfo*"):
             assert b"kill -9" not in path.read_bytes(), path
 
@@ -422,7 +430,7 @@ def test_what_survives_which_end():
         # With another size, what there was is kept.
         connection.close()
         connection = restart(signal.SIGINT, "-c", "pg_meminfo.history_size=4MB")
-        assert (cluster.data / HISTORY).stat().st_size == 3 * MB
+        wait_until(lambda: (cluster.data / HISTORY).stat().st_size == 3 * MB)
         assert connection.execute("SELECT count(*) FROM pg_meminfo_history WHERE at < %s", [start]).fetchone()[0] > 2
         assert len(incidents(connection)) == 2
         connection.close()
@@ -709,6 +717,7 @@ def test_little_memory_left_is_logged():
         # A reload is obeyed.
         connection.execute("ALTER SYSTEM SET pg_meminfo.log_min_headroom = -1")
         connection.execute("SELECT pg_reload_conf()")
+        wait_until(lambda: cluster.log_has('parameter "pg_meminfo.log_min_headroom" changed to "-1"'))
         start = now(connection)
         wait_until(lambda: count(connection, start) > 3)
         connection.execute("ALTER SYSTEM RESET pg_meminfo.log_min_headroom")
