@@ -69,6 +69,15 @@ def wait_until(condition):
         time.sleep(0.001)
 
 
+def insert_in_pieces(connection, inserts):
+    """Inserts into a table, and writes each piece to disk: the limit of a version 1 cgroup does not make writers wait
+    for that, and the cluster has fsync = off."""
+    for insert in inserts:
+        connection.execute(insert)
+        connection.execute("CHECKPOINT")
+        os.sync()
+
+
 class Cluster:
     """A running cluster with the extension in its database postgres."""
 

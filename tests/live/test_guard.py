@@ -15,6 +15,7 @@ from conftest import (
     OOM_ADJUST,
     PATIENCE,
     PRELOADED,
+    insert_in_pieces,
     limited,
     private,
     protect,
@@ -429,11 +430,7 @@ def test_page_cache_is_no_shortage():
     """It fills whatever a cgroup has, and the kernel takes it back when memory is needed."""
     with guarded("pg_meminfo.guard_action = cancel") as (cluster, _), cluster.connect() as connection:
         connection.execute("CREATE UNLOGGED TABLE large (t text)")
-        # In pieces that are written to disk, as version 1 of cgroups does not make writers wait, and fsync is off.
-        for _ in range(18):
-            connection.execute("INSERT INTO large SELECT repeat('x', 1000) FROM generate_series(1, 25000)")
-            connection.execute("CHECKPOINT")
-            os.sync()
+        insert_in_pieces(connection, ["INSERT INTO large SELECT repeat('x', 1000) FROM generate_series(1, 25000)"] * 18)
         # What has been read again is active.
         for _ in range(3):
             connection.execute("SELECT count(*) FROM large")

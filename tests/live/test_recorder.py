@@ -16,6 +16,7 @@ from conftest import (
     PRELOADED,
     base_backup,
     in_mounts,
+    insert_in_pieces,
     limited,
     one_major,
     private,
@@ -282,12 +283,8 @@ def test_a_parallel_hash_join_that_was_killed(in_small_cgroup):
     name = "joins"
     with cluster.connect() as connection:
         connection.execute("CREATE UNLOGGED TABLE large (n int, x text)")
-        # In pieces that are written to disk: the limit of a version 1 cgroup does not make writers wait for that, and
-        # the cluster has fsync = off.
-        for start in range(0, 2000000, 100000):
-            connection.execute(f"INSERT INTO large SELECT {start} + generate_series(1, 100000), repeat('x', 200)")
-            connection.execute("CHECKPOINT")
-            os.sync()
+        insert = "INSERT INTO large SELECT {} + generate_series(1, 100000), repeat('x', 200)"
+        insert_in_pieces(connection, [insert.format(start) for start in range(0, 2000000, 100000)])
         connection.execute("ANALYZE large")
     settings = [
         "max_parallel_workers_per_gather=2",
