@@ -301,7 +301,8 @@ def test_nested_statements_count_for_the_outer_ones_too(session, watcher):
     found = rows(watcher.execute("SELECT toplevel, growth, worst_query FROM pg_meminfo_statements WHERE growth > 100000000"))
     assert sorted(row["toplevel"] for row in found) == [False, True]
     inner, outer = sorted(found, key=lambda row: row["toplevel"])
-    assert outer["growth"] >= inner["growth"]
+    # What the session held when the outer one started was not read but estimated: a rise by less than 1 MB counts.
+    assert outer["growth"] > inner["growth"] - MB
     assert outer["worst_query"] == "SELECT heavy()"
     assert "FROM numbers" in inner["worst_query"]
 
