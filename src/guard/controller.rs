@@ -86,6 +86,7 @@ impl Controller {
             _ => Action::Terminate,
         };
         let decision = self.guard.decide(Policy { min_headroom, action }, moment);
+        guards.is_short.store(self.guard.is_short(), Ordering::Relaxed);
         if decision.has_become_short {
             guards.shortages.fetch_add(1, Ordering::Relaxed);
             acted(guards, moment.at, 0);
@@ -98,7 +99,6 @@ impl Controller {
             Some(share) => self.limit(guards, share, moment),
             None => self.end_brake(guards),
         }
-        guards.is_short.store(self.guard.is_short(), Ordering::Relaxed);
         if decision.has_no_reason {
             events.push(Event::NoReason);
         }
@@ -173,8 +173,9 @@ fn give(guards: &Guards, order: Order, moment: &Moment) -> bool {
     let Some(slot) = guards.slot(order.pid) else { return false };
     let reason = Reason { held: order.held, headroom: moment.headroom, limit: moment.limit };
     slot.give_order(order.statement, order.end, reason);
-    signals::send(order.pid, if order.end == End::Cancel { libc::SIGINT } else { libc::SIGTERM });
+    // Before it obeys: its client may look next.
     acted(guards, moment.at, order.pid);
+    signals::send(order.pid, if order.end == End::Cancel { libc::SIGINT } else { libc::SIGTERM });
     true
 }
 

@@ -392,7 +392,6 @@ impl Session {
 
     /// A statement starts.
     fn start(&mut self, now: u64, start: Start, planning: Option<Needs>, statement: Statement) {
-        self.has_executed = true;
         let is_idle = self.follower.executions().is_idle();
         let private = self.follower.start(now, start, planning, statement);
         if is_idle && let Some(private) = private {
@@ -584,6 +583,7 @@ fn end_planning(planning: &Planning) {
 fn start_query(query: &Query) {
     attach();
     with_session(|session| {
+        session.has_executed = true;
         let is_parallel = query.is_parallel() || session.is_worker;
         let mut statement = session.statement(query.query_id(), query.text());
         let depth = session.follower.executions().running();
@@ -688,7 +688,7 @@ impl hooks::Observer for Observer {
     fn utility_starts(utility: &Utility) {
         attach();
         with_session(|session| {
-            session.planned = None;
+            (session.planned, session.has_executed) = (None, true);
             let statement = session.statement(utility.query_id(), utility.text());
             session.start(session.now(), start(utility.id(), true, utility.uses_shared_memory()), None, statement);
             if utility.is_costly() {
@@ -730,7 +730,7 @@ impl transactions::Observer for Observer {
                 let running = session.follower.iter_running().map(|execution| execution.needs.growth).max();
                 session.worker_growth.max(running.unwrap_or(0))
             } else {
-                // It has built an index, or vacuumed. No hook was called, so this is the first look.
+                // It has built an index, or vacuumed. If a hook was called, then by the planner, for a function.
                 let mark = session.follower.probe.mark();
                 let shared = session.follower.probe.sample().map_or(mark.resident, |sample| sample.shared);
                 mark.resident.saturating_sub(shared).saturating_sub(shared::first_private())

@@ -214,7 +214,7 @@ def test_stacks_for_a_flame_graph(cluster, connection):
             ).fetchall()
             pid = session.info.backend_pid
     finally:
-        connection.execute(f'DROP DATABASE "{name.replace(chr(34), chr(34) * 2)}"')
+        connection.execute(f'DROP DATABASE "{name.replace(chr(34), chr(34) * 2)}" WITH (FORCE)')
     assert all(character.isprintable() for stack in stacks for character in stack)
     parsed = [(stack.rpartition(" ")[0].split(";"), int(stack.rpartition(" ")[2])) for stack in stacks]
     own = collections.Counter()

@@ -34,8 +34,8 @@ def test_bytes_that_are_no_character_are_escaped(named, encoding, shown):
         # textsend() returns the stored bytes, as the client's encoding is that of the database.
         connection.execute(f"SET client_encoding = '{encoding}'")
         for query in [
-            "SELECT DISTINCT textsend(sys_path) FROM get_all_smaps() WHERE sys_path ~ 'caf'",
-            "SELECT DISTINCT textsend(name) FROM pg_meminfo_smaps(pg_backend_pid()) WHERE name ~ 'caf'",
+            "SELECT DISTINCT textsend(sys_path) FROM get_all_smaps() WHERE sys_path ~ '/caf[^/]*$'",
+            "SELECT DISTINCT textsend(name) FROM pg_meminfo_smaps(pg_backend_pid()) WHERE name ~ '/caf[^/]*$'",
         ]:
             [(path,)] = connection.execute(query).fetchall()
             assert path.rsplit(b"/", 1)[-1] == shown

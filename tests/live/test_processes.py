@@ -86,7 +86,8 @@ def test_a_user_named_logger_is_not_the_logger(cluster, connection):
 
 def test_the_logger_of_a_cluster_with_a_name():
     with start_cluster("logging_collector = on", "cluster_name = 'a: b'") as cluster, cluster.connect() as connection:
-        assert sorted(types(connection).values()).count("logger") == 1
+        # It has no title before it has started.
+        wait_until(lambda: list(types(connection).values()).count("logger") == 1)
         wait_until(lambda: types(connection).keys() == tree(cluster))
 
 

@@ -109,7 +109,7 @@ def database(cluster, connection):
         with cluster.connect(dbname="comments") as session:
             yield session
     finally:
-        connection.execute("DROP DATABASE comments")
+        connection.execute("DROP DATABASE comments WITH (FORCE)")
 
 
 def test_comments_do_not_depend_on_schema_and_settings(connection, database):

@@ -27,7 +27,7 @@ def new_database(cluster, name):
             with cluster.connect(dbname=name) as session:
                 yield session
         finally:
-            connection.execute(f"DROP DATABASE {name}")
+            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def call_everything(session, schema):

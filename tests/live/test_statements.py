@@ -32,6 +32,7 @@ def preloaded():
         with cluster.connect() as connection:
             connection.execute("CREATE TABLE numbers AS SELECT n, md5(n::text) AS x FROM generate_series(1, 1000000) AS n")
             connection.execute("VACUUM ANALYZE numbers")
+            connection.execute(f"CREATE FUNCTION holds() RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$ {HOLDS.format(' 1')} $$")
         yield cluster
 
 
@@ -100,6 +101,9 @@ def assert_is_as_polled(row, poller, is_exact=True):
         assert row["growth"] >= poller.growth - allowed
 
 
+# Holds 200 MB for so long that nobody can miss it. The array grows in place.
+HOLDS = "DECLARE a text[]; BEGIN FOR n IN 1..2000 LOOP a[n] := repeat('x', 100000); END LOOP; PERFORM pg_sleep(0.1); RETURN{}; END"
+
 # Grows by hundreds of megabytes a second.
 ENDLESS = "array_agg(n) FROM (SELECT generate_series(1, 3000000000) AS n) AS s"
 
@@ -107,11 +111,12 @@ CASES = {
     "sort": ("SELECT count(*) FROM (SELECT * FROM numbers ORDER BY x OFFSET 0) AS s", 60),
     "hash aggregate": ("SELECT count(*) FROM (SELECT x, count(*) FROM numbers GROUP BY x) AS s", 50),
     "array_agg": ("SELECT length(array_agg(x)::text) FROM numbers", 200),
-    "planning": ("SELECT length(repeat('x', 400000000)), pg_sleep(0)", 300),
+    # It is executed when the statement is planned.
+    "planning": ("SELECT holds()", 180),
     # It waits while it has most.
-    "COPY": ("COPY (SELECT string_agg(x, ',') FROM numbers) TO PROGRAM 'sleep 0.2; cat >/dev/null'", 60),
+    "COPY": ("COPY (SELECT string_agg(x, ',') FROM numbers) TO PROGRAM 'head -c 1 >/dev/null; sleep 0.2; cat >/dev/null'", 60),
     "CREATE TABLE AS": ("CREATE TEMP TABLE made AS SELECT string_agg(x, ',') FROM numbers", 60),
-    "PL/pgSQL": ("DO $$ DECLARE a text := repeat('x', 200000000); BEGIN PERFORM pg_sleep(0.1); a := ''; END $$", 150),
+    "PL/pgSQL": (f"DO $$ {HOLDS.format('')} $$", 180),
 }
 
 
@@ -178,7 +183,8 @@ def test_planning_many_partitions(session, watcher):
         END LOOP; END $$"""
     )
     # A session whose caches are filled. What planning needs is then its own.
-    statement = "SELECT count(*) FROM parted AS a JOIN parted AS b USING (n)"
+    # It ends with as much as it has ever had.
+    statement = "SELECT count(*), pg_sleep(0.1) FROM parted AS a JOIN parted AS b USING (n)"
     with Poller(session.info.backend_pid) as poller:
         session.execute(statement)
     session.execute("DROP TABLE parted CASCADE")
@@ -216,16 +222,22 @@ def test_workers_count_for_their_leader(preloaded, watcher):
     with preloaded.connect(*PARALLEL_JOIN, *A_HASH_IN_EACH_WORKER) as session:
         # Each worker has a hash table of all rows.
         statement = "SELECT count(*) FROM numbers AS a JOIN numbers AS b USING (x)"
-        session.execute(statement)
-        [row] = statements(watcher, statement)
-        assert row["workers_peak"] > 80 * MB
-        assert row["workers_peak"] / 3 < row["worker_peak_max"] < row["workers_peak"] * 2 / 3
-        assert row["heavy_calls"] == 1
+
+        def is_shared_out():
+            """A worker that comes late finds nothing to do."""
+            watcher.execute("SELECT pg_meminfo_statements_reset()")
+            session.execute(statement)
+            [row] = statements(watcher, statement)
+            assert row["heavy_calls"] == 1 and row["workers_peak"] > 40 * MB
+            in_balance = row["workers_peak"] / 3 < row["worker_peak_max"] < row["workers_peak"] * 2 / 3
+            return row["workers_peak"] > 80 * MB and in_balance
+
+        wait_until(is_shared_out)
 
 
 def test_workers_of_a_statement_that_times_out(preloaded, watcher):
     with preloaded.connect(*PARALLEL_JOIN, *A_HASH_IN_EACH_WORKER) as session:
-        session.execute("SET statement_timeout = '4s'")
+        session.execute("SET statement_timeout = '10s'")
         # The hash tables are complete, and the join is endless.
         statement = "SELECT count(*) FROM numbers AS a JOIN numbers AS b USING (x), generate_series(1, 100000)"
         with pytest.raises(psycopg.errors.QueryCanceled):
@@ -236,12 +248,16 @@ def test_workers_of_a_statement_that_times_out(preloaded, watcher):
 
 def test_workers_that_build_an_index(preloaded, watcher):
     """No hook is called in them."""
-    with preloaded.connect("maintenance_work_mem=600MB", "max_parallel_maintenance_workers=2", "min_parallel_table_scan_size=0") as session:
-        session.execute("CREATE INDEX parallel_built ON numbers (x)")
+    settings = ["maintenance_work_mem=600MB", "max_parallel_maintenance_workers=2", "min_parallel_table_scan_size=0"]
+    with preloaded.connect(*settings, "synchronize_seqscans=off") as session:
+        # Who gets the first row leaves most others to those that start later. That is the leader, unless it is late.
+        session.execute("""CREATE FUNCTION waits(n int) RETURNS int IMMUTABLE PARALLEL SAFE LANGUAGE plpgsql
+            AS 'BEGIN IF n = 1 THEN PERFORM pg_sleep(2); END IF; RETURN n; END'""")
+        session.execute("CREATE INDEX parallel_built ON numbers (x, waits(n))")
         session.execute("DROP INDEX parallel_built")
+        session.execute("DROP FUNCTION waits")
         [row] = statements(watcher, "CREATE INDEX parallel_built")
-        # On a busy machine the leader does most of it.
-        assert row["workers_peak"] > 10 * MB and row["worker_peak_max"] <= row["workers_peak"]
+        assert row["workers_peak"] > 30 * MB and row["worker_peak_max"] <= row["workers_peak"]
 
 
 def test_a_cursor_is_charged_for_what_is_fetched(session, watcher):
@@ -258,7 +274,8 @@ def test_a_cursor_is_charged_for_what_is_fetched(session, watcher):
 
 def test_a_cursor_with_hold_runs_at_the_commit(session, watcher):
     session.autocommit = False
-    session.execute("DECLARE held CURSOR WITH HOLD FOR SELECT string_agg(x, ',') FROM numbers")
+    # Memory of the aggregate is kept while the next query waits.
+    session.execute("DECLARE held CURSOR WITH HOLD FOR SELECT string_agg(x, ',') FROM numbers UNION ALL SELECT pg_sleep(0.1)::text")
     with Poller(session.info.backend_pid) as poller:
         session.commit()
     found = rows(watcher.execute("SELECT * FROM pg_meminfo_statements WHERE growth > 30000000"))
@@ -277,7 +294,7 @@ def test_a_failed_statement(session, watcher):
 
 
 def test_a_timeout(session, watcher):
-    session.execute("SET statement_timeout = '2s'")
+    session.execute("SET statement_timeout = '4s'")
     statement = f"SELECT {ENDLESS}"
     with pytest.raises(psycopg.errors.QueryCanceled):
         session.execute(statement)
@@ -314,9 +331,10 @@ def test_a_statement_after_a_heavy_one_is_not_blamed(session, watcher):
         session.execute("SELECT pg_sleep(0.005)")
     assert statements(watcher, "SELECT pg_sleep") == []
     # A smaller peak is not hidden by the larger one.
+    smaller = "SELECT length(repeat('x', 50000000 + n)), pg_sleep(0.1) FROM generate_series(0, 0) AS n"
     with Poller(session.info.backend_pid) as poller:
-        session.execute("DO $$ DECLARE a text := repeat('x', 50000000); BEGIN PERFORM pg_sleep(0.1); END $$")
-    [row] = statements(watcher, "DO $$ DECLARE a text")
+        session.execute(smaller)
+    [row] = statements(watcher, smaller)
     assert poller.growth > 40 * MB
     assert_is_as_polled(row, poller)
 
@@ -367,7 +385,7 @@ def assert_next_is_toplevel(session, watcher):
 def test_a_cursor_that_fails_in_a_subtransaction(session, watcher):
     """Its execution never ends by itself, and its text goes with CLOSE."""
     session.execute("BEGIN")
-    session.execute("DECLARE failing CURSOR FOR SELECT 1 / (n - 3) FROM generate_series(1, 10) AS n /* " + "x" * 1000000 + " */")
+    session.execute("DECLARE failing CURSOR FOR SELECT 1 / (n - 3) FROM generate_series(1, 10) AS n /* " + "x" * 500000 + " */")
     session.execute("FETCH failing")
     session.execute("SAVEPOINT s")
     with pytest.raises(psycopg.errors.DivisionByZero):
@@ -507,16 +525,22 @@ def test_a_statement_that_does_not_grow_opens_nothing(session, tmp_path):
         session.execute("EXECUTE small")
     trace = tmp_path / "trace"
     command = ["strace", "-qq", "-p", str(session.info.backend_pid), "-o", trace]
-    tracer = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    try:
-        wait_until(lambda: "TracerPid:\t0" not in pathlib.Path(f"/proc/{session.info.backend_pid}/status").read_text())
-        for _ in range(100):
-            session.execute("EXECUTE small")
-    finally:
-        tracer.send_signal(signal.SIGINT)
-        tracer.wait()
-    calls = {line.split("(")[0] for line in trace.read_text().splitlines()}
-    assert "sendto" in calls and not calls & {"open", "openat", "mmap", "brk", "pwrite64", "write"}
+
+    def lowers_mark():
+        tracer = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        try:
+            wait_until(lambda: "TracerPid:\t0" not in pathlib.Path(f"/proc/{session.info.backend_pid}/status").read_text())
+            for _ in range(100):
+                session.execute("EXECUTE small")
+        finally:
+            tracer.send_signal(signal.SIGINT)
+            tracer.wait()
+        calls = {line.split("(")[0] for line in trace.read_text().splitlines()}
+        assert "sendto" in calls and not calls & {"open", "openat", "mmap", "brk", "write"}
+        return "pwrite64" in calls
+
+    # A statement that had to wait a millisecond for a processor is looked at.
+    assert not all(lowers_mark() for _ in range(20))
 
 
 def test_off_for_a_role(preloaded, watcher):

@@ -170,6 +170,23 @@ fn touches(steps: &[Step]) -> bool {
     })
 }
 
+/// Whether a statement frees memory between two that it executes. The second one's base may be from before.
+fn frees_between(steps: &[Step]) -> bool {
+    let mut phase = 0;
+    steps.iter().any(|step| match step {
+        Step::Statement(steps) => {
+            let has_freed = phase == 2;
+            phase = 1;
+            has_freed || frees_between(steps)
+        }
+        Step::Free => {
+            phase *= 2;
+            false
+        }
+        _ => false,
+    })
+}
+
 /// What can be touched without a look, and a little more.
 const UNNOTICED: u64 = 600_000;
 
@@ -184,7 +201,7 @@ proptest! {
         for (steps, keeps) in &statements {
             run.statement(steps, 0, *keeps);
         }
-        let is_sharp = !statements.iter().any(|(steps, _)| touches(steps));
+        let is_sharp = !statements.iter().any(|(steps, _)| touches(steps) || frees_between(steps));
         for (truth, found) in &run.finished {
             let growth = truth.peak - truth.base;
             if found.needs.growth >= HEAVY {
