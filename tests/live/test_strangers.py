@@ -76,7 +76,7 @@ def test_a_postmaster_that_is_pid_1_and_has_inherited_strangers(cluster):
             stack.callback(wait_until, lambda: not psutil.pid_exists(outside))
             stack.callback(os.kill, outside, signal.SIGQUIT)
             enter = ["nsenter", f"--target={outside}", "--pid", "--mount"]
-            # The shell exits before its child, which thus becomes a child of PID 1. One as the server's user, one as root.
+            # The shell exits before its child, which becomes one of PID 1. It runs as the server's user, then as root.
             for user in cluster.as_owner, []:
                 subprocess.run([*enter, *user, "sh", "-c", "exec sleep 1000 & exit"], check=True)
             children = [*enter, "sh", "-c", "grep -l '^Name:.sleep$' /proc/[0-9]*/status | cut -d/ -f3"]
