@@ -688,7 +688,8 @@ impl hooks::Observer for Observer {
     fn utility_starts(utility: &Utility) {
         attach();
         with_session(|session| {
-            (session.planned, session.has_executed) = (None, true);
+            session.has_executed = true;
+            session.planned = None;
             let statement = session.statement(utility.query_id(), utility.text());
             session.start(session.now(), start(utility.id(), true, utility.uses_shared_memory()), None, statement);
             if utility.is_costly() {

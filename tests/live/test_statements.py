@@ -13,6 +13,7 @@ import time
 import psycopg
 import pytest
 from conftest import in_mounts, private, rows, start_cluster, wait_until
+from test_reading import traced
 
 MB = 2**20
 
@@ -32,7 +33,7 @@ def preloaded():
         with cluster.connect() as connection:
             connection.execute("CREATE TABLE numbers AS SELECT n, md5(n::text) AS x FROM generate_series(1, 1000000) AS n")
             connection.execute("VACUUM ANALYZE numbers")
-            connection.execute(f"CREATE FUNCTION holds() RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$ {HOLDS.format(' 1')} $$")
+            connection.execute(f"CREATE FUNCTION holds() RETURNS void IMMUTABLE LANGUAGE plpgsql AS $$ {HOLDS} $$")
         yield cluster
 
 
@@ -102,10 +103,7 @@ def assert_is_as_polled(row, poller, is_exact=True):
 
 
 # Holds 200 MB for so long that nobody can miss it. The array grows in place.
-HOLDS = "DECLARE a text[]; BEGIN FOR n IN 1..2000 LOOP a[n] := repeat('x', 100000); END LOOP; PERFORM pg_sleep(0.1); RETURN{}; END"
-
-# Grows by hundreds of megabytes a second.
-ENDLESS = "array_agg(n) FROM (SELECT generate_series(1, 3000000000) AS n) AS s"
+HOLDS = "DECLARE a text[]; BEGIN FOR n IN 1..2000 LOOP a[n] := repeat('x', 100000); END LOOP; PERFORM pg_sleep(0.1); END"
 
 CASES = {
     "sort": ("SELECT count(*) FROM (SELECT * FROM numbers ORDER BY x OFFSET 0) AS s", 60),
@@ -116,7 +114,7 @@ CASES = {
     # It waits while it has most.
     "COPY": ("COPY (SELECT string_agg(x, ',') FROM numbers) TO PROGRAM 'head -c 1 >/dev/null; sleep 0.2; cat >/dev/null'", 60),
     "CREATE TABLE AS": ("CREATE TEMP TABLE made AS SELECT string_agg(x, ',') FROM numbers", 60),
-    "PL/pgSQL": (f"DO $$ {HOLDS.format('')} $$", 180),
+    "PL/pgSQL": (f"DO $$ {HOLDS} $$", 180),
 }
 
 
@@ -247,7 +245,7 @@ def test_workers_of_a_statement_that_times_out(preloaded, watcher):
 
 
 def test_workers_that_build_an_index(preloaded, watcher):
-    """No hook is called in them."""
+    """No hook is called in them but that of the planner, for the function."""
     settings = ["maintenance_work_mem=600MB", "max_parallel_maintenance_workers=2", "min_parallel_table_scan_size=0"]
     with preloaded.connect(*settings, "synchronize_seqscans=off") as session:
         # Who gets the first row leaves most others to those that start later. That is the leader, unless it is late.
@@ -293,10 +291,14 @@ def test_a_failed_statement(session, watcher):
     assert (row["heavy_calls"], row["errors"]) == (1, 1)
 
 
+def holding(size, seconds):
+    """A statement that holds a block of so many bytes for so long. malloc keeps none of 32 MB or more for later."""
+    return f"SELECT length(repeat('x', {size} + n)), pg_sleep({seconds}) FROM generate_series(0, 0) AS n"
+
+
 def test_a_timeout(session, watcher):
     session.execute("SET statement_timeout = '4s'")
-    # It needs a tenth of a second for that, and then waits.
-    statement = "SELECT length(repeat('x', 100000000 + n)), pg_sleep(1000) FROM generate_series(0, 0) AS n"
+    statement = holding(100000000, 1000)
     with pytest.raises(psycopg.errors.QueryCanceled):
         session.execute(statement)
     [row] = statements(watcher, statement)
@@ -304,11 +306,13 @@ def test_a_timeout(session, watcher):
 
 
 def test_a_terminated_session(preloaded, watcher):
-    with preloaded.running(f"SELECT {ENDLESS}") as pid:
+    # Grows by hundreds of megabytes a second.
+    statement = "SELECT array_agg(n) FROM (SELECT generate_series(1, 3000000000) AS n) AS s"
+    with preloaded.running(statement) as pid:
         wait_until(lambda: private(pid) > 200 * MB)
         watcher.execute("SELECT pg_terminate_backend(%s)", [pid])
         wait_until(lambda: not os.path.exists(f"/proc/{pid}"))
-    [row] = statements(watcher, f"SELECT {ENDLESS}")
+    [row] = statements(watcher, statement)
     assert row["errors"] == 1 and row["growth"] > 150 * MB and row["worst_pid"] == pid
 
 
@@ -332,7 +336,7 @@ def test_a_statement_after_a_heavy_one_is_not_blamed(session, watcher):
         session.execute("SELECT pg_sleep(0.005)")
     assert statements(watcher, "SELECT pg_sleep") == []
     # A smaller peak is not hidden by the larger one.
-    smaller = "SELECT length(repeat('x', 50000000 + n)), pg_sleep(0.1) FROM generate_series(0, 0) AS n"
+    smaller = holding(50000000, 0.1)
     with Poller(session.info.backend_pid) as poller:
         session.execute(smaller)
     [row] = statements(watcher, smaller)
@@ -524,26 +528,19 @@ def test_a_statement_that_does_not_grow_opens_nothing(session, tmp_path):
     session.execute("PREPARE small AS SELECT 1")
     for _ in range(10):
         session.execute("EXECUTE small")
-    trace = tmp_path / "trace"
-    command = ["strace", "-qq", "-p", str(session.info.backend_pid), "-o", trace]
 
-    def traced():
+    def calls():
         """What a hundred statements ask of the kernel."""
-        tracer = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        try:
-            wait_until(lambda: "TracerPid:\t0" not in pathlib.Path(f"/proc/{session.info.backend_pid}/status").read_text())
+        with traced(session.info.backend_pid, tmp_path, "?open", "mmap", "brk", "pwrite64", "sendto", "write") as lines:
             for _ in range(100):
                 session.execute("EXECUTE small")
-        finally:
-            tracer.send_signal(signal.SIGINT)
-            tracer.wait()
-        calls = {line.split("(")[0] for line in trace.read_text().splitlines()}
-        assert "sendto" in calls
-        return calls
+        found = {line.split("(")[0] for line in lines}
+        assert "sendto" in found
+        return found
 
     # One that had to wait a millisecond for a processor is looked at, and so is the one with which, with the pages of
     # the program that they all touch, the mark has risen by 1 MB.
-    assert any(not traced() & {"open", "openat", "mmap", "brk", "pwrite64", "write"} for _ in range(20))
+    assert any(not calls() & {"open", "openat", "mmap", "brk", "pwrite64", "write"} for _ in range(20))
 
 
 def test_off_for_a_role(preloaded, watcher):

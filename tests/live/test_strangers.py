@@ -62,7 +62,8 @@ def test_a_postmaster_that_is_pid_1_and_has_inherited_strangers(cluster):
     """As in a container. Orphans of other programs become its children, but do not run its program."""
     in_mounts()
     within = ["unshare", "--pid", "--fork", "--mount-proc"]
-    with cluster.start_another("first_process", initdb(cluster), within) as contained, contained.connect() as connection:
+    another = cluster.start_another("first_process", initdb(cluster), within)
+    with another as contained, contained.connect() as connection, contextlib.ExitStack() as stack:
         assert contained.postmaster == 1
         assert rows_of(connection, 1) > 10
         assert rows_of(connection, connection.info.backend_pid) > 10
@@ -71,31 +72,30 @@ def test_a_postmaster_that_is_pid_1_and_has_inherited_strangers(cluster):
         # A child that has just been forked has the same command line.
         alike = {p.pid: p.info["ppid"] for p in psutil.process_iter(["cmdline", "ppid"]) if (p.info["cmdline"] or [])[:3] == command}
         [outside] = [pid for pid, parent in alike.items() if parent not in alike]
-        with contextlib.ExitStack() as stack:
-            # unshare exits after its child, and does not pass signals on.
-            stack.callback(wait_until, lambda: not psutil.pid_exists(outside))
-            stack.callback(os.kill, outside, signal.SIGQUIT)
-            enter = ["nsenter", f"--target={outside}", "--pid", "--mount"]
-            # The shell exits before its child, which becomes one of PID 1. It runs as the server's user, then as root.
-            for user in cluster.as_owner, []:
-                subprocess.run([*enter, *user, "sh", "-c", "exec sleep 1000 & exit"], check=True)
-            children = [*enter, "sh", "-c", "grep -l '^Name:.sleep$' /proc/[0-9]*/status | cut -d/ -f3"]
+        # unshare exits after its child, and does not pass signals on.
+        stack.callback(wait_until, lambda: not psutil.pid_exists(outside))
+        stack.callback(os.kill, outside, signal.SIGQUIT)
+        enter = ["nsenter", f"--target={outside}", "--pid", "--mount"]
+        # The shell exits before its child, which becomes one of PID 1. It runs as the server's user, then as root.
+        for user in cluster.as_owner, []:
+            subprocess.run([*enter, *user, "sh", "-c", "exec sleep 1000 & exit"], check=True)
+        children = [*enter, "sh", "-c", "grep -l '^Name:.sleep$' /proc/[0-9]*/status | cut -d/ -f3"]
 
-            def found():
-                return subprocess.run(children, capture_output=True, text=True, check=True).stdout.split()
+        def found():
+            return subprocess.run(children, capture_output=True, text=True, check=True).stdout.split()
 
-            wait_until(lambda: len(found()) == 2)
-            strangers = [int(pid) for pid in found()]
-            for stranger in strangers:
-                parent = [*enter, "sed", "-n", "s/^PPid:.//p", f"/proc/{stranger}/status"]
-                wait_until(lambda: subprocess.run(parent, capture_output=True, text=True, check=True).stdout == "1\n")
-                assert rows_of(connection, stranger) == 0
-            rows, notices = with_notices(connection, "SELECT pid FROM pg_meminfo")
-            assert not set(strangers) & {pid for (pid,) in rows}
-            assert with_notices(connection, "SELECT * FROM pg_meminfo_segments")[1] == notices == []
-            listed = "SELECT count(*) FROM get_all_smaps() WHERE pid NOT IN (SELECT pid FROM pg_stat_activity)"
-            # A worker can exit between the two. A stranger would stay.
-            wait_until(lambda: connection.execute(listed).fetchone() == (0,))
+        wait_until(lambda: len(found()) == 2)
+        strangers = [int(pid) for pid in found()]
+        for stranger in strangers:
+            parent = [*enter, "sed", "-n", "s/^PPid:.//p", f"/proc/{stranger}/status"]
+            wait_until(lambda: subprocess.run(parent, capture_output=True, text=True, check=True).stdout == "1\n")
+            assert rows_of(connection, stranger) == 0
+        rows, notices = with_notices(connection, "SELECT pid FROM pg_meminfo")
+        assert not set(strangers) & {pid for (pid,) in rows}
+        assert with_notices(connection, "SELECT * FROM pg_meminfo_segments")[1] == notices == []
+        listed = "SELECT count(*) FROM get_all_smaps() WHERE pid NOT IN (SELECT pid FROM pg_stat_activity)"
+        # A worker can exit between the two. A stranger would stay.
+        wait_until(lambda: connection.execute(listed).fetchone() == (0,))
 
 
 @contextlib.contextmanager

@@ -172,19 +172,10 @@ fn touches(steps: &[Step]) -> bool {
 
 /// Whether a statement frees memory between two that it executes. The second one's base may be from before.
 fn frees_between(steps: &[Step]) -> bool {
-    let mut phase = 0;
-    steps.iter().any(|step| match step {
-        Step::Statement(steps) => {
-            let has_freed = phase == 2;
-            phase = 1;
-            has_freed || frees_between(steps)
-        }
-        Step::Free => {
-            phase *= 2;
-            false
-        }
-        _ => false,
-    })
+    let is_statement = |step: &Step| matches!(step, Step::Statement(_));
+    let mut rest = steps.iter();
+    rest.any(is_statement) && rest.any(|step| matches!(step, Step::Free)) && rest.any(is_statement)
+        || steps.iter().any(|step| matches!(step, Step::Statement(steps) if frees_between(steps)))
 }
 
 /// What can be touched without a look, and a little more.
