@@ -102,6 +102,8 @@ def test_all_processes_are_counted_in_one_warning(hidden):
 def test_one_warning_a_statement_for_functions_of_a_pid(hidden):
     with hidden.connect() as connection:
         first = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'"
+        # Clients are let in before it has started.
+        wait_until(lambda: connection.execute(first).fetchall())
         [(pid,)] = connection.execute(first).fetchall()
         message = f"could not read the memory of process {pid}: permission denied"
         for function in "pg_meminfo_smaps", "pg_meminfo_rollup", "pg_meminfo_private":

@@ -434,8 +434,9 @@ def test_parallel_workers_are_held_back():
     settings = ["parallel_setup_cost=0", "parallel_tuple_cost=0", "min_parallel_table_scan_size=0", "parallel_leader_participation=off"]
     with guarded("pg_meminfo.guard_action = brake") as (cluster, _), cluster.connect() as connection:
         connection.execute("CREATE TABLE many AS SELECT generate_series(1, 1000) AS n")
-        connection.execute("""CREATE FUNCTION eats() RETURNS int LANGUAGE plpgsql PARALLEL SAFE AS $$
-            DECLARE held text[]; BEGIN FOR n IN 1..30000 LOOP held[n] := repeat('x', 1000000); END LOOP; RETURN 1; END $$""")
+        # So slowly that a sample sees both grow, and divides what is left between them.
+        connection.execute("""CREATE FUNCTION eats() RETURNS int LANGUAGE plpgsql PARALLEL SAFE AS $$ DECLARE held text[]; BEGIN
+            FOR n IN 1..30000 LOOP held[n] := repeat('x', 1000000); PERFORM pg_sleep(0.01); END LOOP; RETURN 1; END $$""")
         with cluster.connect(*settings, "max_parallel_workers_per_gather=2") as session:
             with pytest.raises(psycopg.errors.OutOfMemory) as raised:
                 session.execute("SELECT count(eats()) FROM many")
@@ -465,7 +466,8 @@ def test_page_cache_is_no_shortage():
 
 
 def test_several_that_eat_at_once():
-    with guarded() as (cluster, _), cluster.connect() as bystander:
+    # So much that a sample sees them all grow before it is used up. An array_agg would come to its own limit of 1 GB.
+    with guarded(megabytes=1000) as (cluster, _), cluster.connect() as bystander:
         outcomes = []
         # A session that comes when the others have eaten has the floor of the limits, which is more than is left.
         all_there = threading.Barrier(4, timeout=60 * PATIENCE)
@@ -478,7 +480,7 @@ def test_several_that_eat_at_once():
             except psycopg.Error as error:
                 outcomes.append(error.sqlstate)
 
-        threads = [threading.Thread(target=eat, args=[name]) for name in ("array_agg", "sort", "jsonb", "repeat")]
+        threads = [threading.Thread(target=eat, args=[name]) for name in ("hashagg", "sort", "jsonb", "repeat")]
         for thread in threads:
             thread.start()
         for thread in threads:

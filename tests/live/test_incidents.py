@@ -201,6 +201,8 @@ def test_idle_connections(busy):
             assert by_state["active"]["sessions"] == 1
             return by_state["idle"]["sessions"], size(connection, by_state["idle"]["page_tables"])
 
+        # Sessions of earlier tests may still be exiting.
+        wait_until(lambda: idle()[0] == 20)
         before = idle()
         for session in sessions:
             session.execute("SELECT count(*) FROM pages")
@@ -370,6 +372,8 @@ def test_what_the_guard_has_done():
         with cluster.connect(application_name="export") as session:
             session.execute("SET pg_meminfo.session_memory_limit = '64MB'")
             query = "SELECT array_agg(repeat('x', 1000000)) FROM generate_series(1, 1000)"
+            seen = "SELECT count(*) > 0 FROM pg_meminfo_session_history WHERE pid = pg_backend_pid()"
+            wait_until(lambda: session.execute(seen).fetchone()[0])
             with pytest.raises(psycopg.errors.OutOfMemory):
                 session.execute(query)
             wait_until(lambda: session.execute("SELECT count(*) FROM pg_meminfo_incidents").fetchone() == (1,))

@@ -103,6 +103,9 @@ def monitored(tmp_path_factory):
             for _ in range(2):
                 with pytest.raises(psycopg.errors.OutOfMemory):
                     connection.execute("SELECT length(repeat('heavy', 50000000))")
+            # The recorder has taken a sample.
+            incident = "SELECT count(*) FROM pg_meminfo_incidents WHERE cause = 'min headroom'"
+            wait_until(lambda: connection.execute(incident).fetchone() != (0,))
         # As in Debian's files, except for the directory of the socket.
         source = re.search(r"^DATA_SOURCE_NAME='(.*)'$", TEXT, re.M)[1].replace("/var/run/postgresql", str(cluster.host))
         option = re.search(r"^ARGS='(--extend.query-path)=", TEXT, re.M)[1]

@@ -24,7 +24,7 @@ def main_segment(connection):
 def touch_all(cluster, connection):
     """Fills shared buffers, and touches them in a session that then exits. Returns how many bytes it had touched."""
     cluster.fill_shared_buffers(connection, "big", 100)
-    with cluster.connect() as session:
+    with cluster.connect("max_parallel_workers_per_gather=0") as session:
         session.execute("SELECT count(*) FROM big")
         query = "SELECT rss_shmem FROM pg_meminfo WHERE pid = %s"
         return connection.execute(query, [session.info.backend_pid]).fetchone()[0]
