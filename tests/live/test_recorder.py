@@ -246,7 +246,8 @@ def incidents_after_restart(cluster, pid):
 
 
 def eat(cluster, query, name):
-    """Lets a session that samples have seen hold 40 MB execute a query until the OOM killer has ended it. Returns its pid."""
+    """Lets a session execute a query until the OOM killer ends it, when samples have seen it hold 40 MB. Returns its
+    pid."""
     with cluster.connect(application_name=name) as session:
         pid = session.info.backend_pid
         session.execute("SELECT length(set_config('my.held', repeat('x', 40000000), false))")
