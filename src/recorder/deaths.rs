@@ -2,7 +2,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use crate::model::history::incident::{Death, MAX_DEATH};
@@ -13,6 +13,9 @@ const TAKEN_FILE: &str = "pg_stat_tmp/pg_meminfo.deaths.taken";
 
 /// The postmaster notes no more if nobody takes over what it has noted.
 const MAX_SIZE: u64 = 256 * 1024;
+
+/// How often the postmaster notes a death that may not have been taken over. The recorder reports it once.
+const TRIES: usize = 3;
 
 /// Notes what the postmaster writes to the log. Allocates nothing: memory may be short.
 pub struct Postmaster;
@@ -25,16 +28,21 @@ impl log_hook::Observer for Postmaster {
         let mut buffer = [0; MAX_DEATH];
         let Some(record) = death.encode(&mut buffer) else { return };
         // Whatever fails here, the log has the message.
-        let mut options = OpenOptions::new();
-        if let Ok(mut file) = options.append(true).create(true).mode(settings::file_mode()).open(FILE)
-            && let Ok(length) = file.metadata().map(|metadata| metadata.len())
-            && length < MAX_SIZE
-            && file.write_all(record).is_err()
-        {
-            // Whatever follows half a record could not be read.
-            let _ = file.set_len(length);
-        }
+        let _ = (0..TRIES).any(|_| note(record).unwrap_or(true));
     }
+}
+
+/// Adds a record to the file. False if the recorder has taken the file over meanwhile: perhaps it was still empty.
+fn note(record: &[u8]) -> io::Result<bool> {
+    let mut file = OpenOptions::new().append(true).create(true).mode(settings::file_mode()).open(FILE)?;
+    let metadata = file.metadata()?;
+    if metadata.len() < MAX_SIZE {
+        file.write_all(record).inspect_err(|_| {
+            // Whatever follows half a record could not be read.
+            let _ = file.set_len(metadata.len());
+        })?;
+    }
+    Ok(fs::metadata(FILE).is_ok_and(|now| now.ino() == metadata.ino()))
 }
 
 /// The content of the file of what has been noted. `None` if there is none. A failure has been logged.

@@ -193,8 +193,8 @@ impl Recorder {
             }
         };
         let now = self.sampler.sample();
-        // When the last death was explained, and those that are in the file, in case an earlier recorder did not
-        // finish.
+        // When the last death was explained, and those that are known: an earlier recorder may not have finished, and
+        // the postmaster may have noted one again.
         let (mut known, mut reported) = (i64::MIN, Vec::new());
         let read = history::each_incident(|incident| {
             if incident.is_death() {
@@ -214,6 +214,7 @@ impl Recorder {
             let kills = oom_kills(death.at, known, &before, &now);
             self.report(Incident::of_death(&death, kills, &before));
             known = known.max(death.at);
+            reported.push((death.at, death.pid));
         }
         // A recorder that ends before the rest is written leaves it to the next one.
         if self.unwritten.is_empty() {

@@ -19,6 +19,7 @@ from conftest import (
     insert_in_pieces,
     limited,
     one_major,
+    preload,
     private,
     protect,
     rows,
@@ -363,6 +364,46 @@ def test_the_recorder_is_killed(recorded):
     with recorded.connect() as connection:
         wait_until(lambda: count(connection, start) > 1)
         assert recorder(connection) not in (None, pid)
+
+
+# The first time that the file is opened.
+OPENS_SLOWLY = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <string.h>
+#include <unistd.h>
+int open64(const char *path, int flags, ...) {
+    static int (*real)(const char *, int, ...);
+    static int slept;
+    const char *end = path + strlen(path);
+    int mode = 0600, descriptor;
+    if (flags & O_CREAT) {
+        __builtin_va_list arguments;
+        __builtin_va_start(arguments, flags);
+        mode = __builtin_va_arg(arguments, int);
+        __builtin_va_end(arguments);
+    }
+    if (!real) real = (int (*)(const char *, int, ...)) dlsym(RTLD_NEXT, "open64");
+    descriptor = real(path, flags, mode);
+    if (end - path > 17 && !strcmp(end - 17, "pg_meminfo.deaths") && !slept++) sleep(1);
+    return descriptor;
+}
+"""
+
+
+@pytest.mark.one_major
+def test_the_postmaster_is_slow_to_note_a_death(tmp_path):
+    """Between opening the file and writing to it, the recorder takes it over."""
+    settings = [PRELOADED, FAST, "autovacuum = off"]
+    with start_cluster(*settings, LD_PRELOAD=preload(tmp_path, OPENS_SLOWLY)) as cluster:
+        with cluster.connect() as connection:
+            wait_until(lambda: count(connection) > 1)
+            pid = connection.info.backend_pid
+            start = time.monotonic()
+            os.kill(pid, signal.SIGKILL)
+        [incident] = incidents_after_restart(cluster, pid)
+        assert incident["cause"] == "kill" and time.monotonic() - start > 1
 
 
 def test_the_recorder_is_terminated(recorded):
