@@ -246,14 +246,19 @@ def incidents_after_restart(cluster, pid):
     return found
 
 
+def wait_until_sampled(session, least=0):
+    """Waits until a sample has seen a session hold more than so many bytes."""
+    seen = "SELECT count(*) > 0 FROM pg_meminfo_session_history WHERE pid = pg_backend_pid() AND private > %s"
+    wait_until(lambda: session.execute(seen, [least]).fetchone()[0])
+
+
 def eat(cluster, query, name):
     """Lets a session execute a query until the OOM killer ends it, when samples have seen it hold 40 MB. Returns its
     pid."""
     with cluster.connect(application_name=name) as session:
         pid = session.info.backend_pid
         session.execute("SELECT length(set_config('my.held', repeat('x', 40000000), false))")
-        seen = f"SELECT count(*) > 0 FROM pg_meminfo_session_history WHERE pid = %s AND private > {30 * MB}"
-        wait_until(lambda: session.execute(seen, [pid]).fetchone()[0])
+        wait_until_sampled(session, 30 * MB)
         with pytest.raises(psycopg.OperationalError):
             session.execute(query)
         return pid
@@ -314,8 +319,7 @@ def test_a_parallel_hash_join_that_was_killed(in_small_cgroup):
         pid = session.info.backend_pid
         plan = "\n".join(line for (line,) in session.execute(f"EXPLAIN {query}"))
         assert "Parallel Hash Join" in plan
-        seen = "SELECT count(*) > 0 FROM pg_meminfo_session_history WHERE pid = %s"
-        wait_until(lambda: session.execute(seen, [pid]).fetchone()[0])
+        wait_until_sampled(session)
         with pytest.raises(psycopg.OperationalError):
             session.execute(query)
     [incident] = incidents_after_restart(cluster, None)
